@@ -1,0 +1,1 @@
+"""The pure centre: algorithms and schema. No Ray, no HTTP, no network."""

@@ -1,0 +1,1 @@
+"""Verbs, connecting to Ray, reports."""

@@ -1,0 +1,27 @@
+"""Fixtures shared by all rooms. Ray and thread settings are made before anything imports Ray or torch."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ.setdefault("RAY_AUTH_TOKEN_PATH", str(Path(tempfile.mkdtemp(prefix="clusterucb-test-")) / "auth_token"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def material() -> Path:
+    """Folder with the real model, pool, targets and recorded influence tables."""
+    path = os.environ.get("CLUSTERUCB_MATERIAL")
+    if not path:
+        pytest.skip("CLUSTERUCB_MATERIAL is not set: this test needs the real material folder")
+    return Path(path)
