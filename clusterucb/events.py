@@ -1,0 +1,156 @@
+"""What happens in a run, one JSON line each, in `events.jsonl`; progress everywhere is derived from these.
+
+Invariant: events are for people and dashboards. No result depends on them: a run resumes without its events.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: float = 0.0
+    """Seconds since the epoch; set when the event is written."""
+
+
+class Started(_Event):
+    """A driver began or resumed the run."""
+
+    event: Literal["started"] = "started"
+    run: str
+    resumed: bool
+    workers: int
+
+
+class Note(_Event):
+    """Something the user must hear: a fallback, a skipped row, a fresh adapter."""
+
+    event: Literal["note"] = "note"
+    text: str
+
+
+class StageStarted(_Event):
+    """A stage has work: `total` samples, of which `done` were found finished on disk."""
+
+    event: Literal["stage_started"] = "stage_started"
+    stage: str
+    total: int
+    done: int
+
+
+class Progressed(_Event):
+    """A micro-batch came back. `best` is the largest influence so far, where the stage has one."""
+
+    event: Literal["progressed"] = "progressed"
+    stage: str
+    samples: int
+    tokens: int
+    seconds: float
+    failed: int = 0
+    best: float | None = None
+
+
+class RoundPlanned(_Event):
+    """The bandit decided which samples come next."""
+
+    event: Literal["round_planned"] = "round_planned"
+    round: int
+    draws: int
+    arms: int
+    remaining: int
+
+
+class StageFinished(_Event):
+    """Everything of a stage is on disk."""
+
+    event: Literal["stage_finished"] = "stage_finished"
+    stage: str
+
+
+class WorkerReady(_Event):
+    """A gradient worker has loaded its model."""
+
+    event: Literal["worker_ready"] = "worker_ready"
+    worker: int
+    device: str
+
+
+class WorkerLost(_Event):
+    """A worker died or is restarting; its micro-batches were given back."""
+
+    event: Literal["worker_lost"] = "worker_lost"
+    worker: int
+    reason: str
+
+
+class Finished(_Event):
+    """The selection is written."""
+
+    event: Literal["finished"] = "finished"
+    selected: int
+    scored: int
+
+
+class Cancelled(_Event):
+    """The run was stopped and can be resumed."""
+
+    event: Literal["cancelled"] = "cancelled"
+
+
+class Failed(_Event):
+    """The run ended with an error."""
+
+    event: Literal["failed"] = "failed"
+    error: str
+
+
+Event = Annotated[
+    Started
+    | Note
+    | StageStarted
+    | Progressed
+    | RoundPlanned
+    | StageFinished
+    | WorkerReady
+    | WorkerLost
+    | Finished
+    | Cancelled
+    | Failed,
+    Field(discriminator="event"),
+]
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+Emit = Callable[[Event], None]
+
+
+def parse_event(line: str) -> Event:
+    """Read one line of `events.jsonl`."""
+    return _ADAPTER.validate_json(line)
+
+
+class EventLog:
+    """Appends events to a file and keeps the lines of this process for watchers."""
+
+    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+        self.lines: list[str] = []
+        self._clock = clock
+        self._file = path.open("a", encoding="utf-8")
+
+    def __call__(self, event: Event) -> None:
+        """Stamp, write and flush one event."""
+        line = event.model_copy(update={"time": self._clock()}).model_dump_json(exclude_none=True)
+        self.lines.append(line)
+        self._file.write(line + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Write through to the disk and close."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()

@@ -1,0 +1,155 @@
+"""From text to a `RunConfig`: YAML, then `--set a.b=c`, then the schema.
+
+Invariant: every mistake becomes one `ConfigError` line that names the key as the user wrote it, the value, and the
+nearest valid key or value.
+"""
+
+import difflib
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from clusterucb.config import RunConfig
+from clusterucb.errors import ConfigError
+
+Tree = dict[str, Any]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file, apply `a.b=c` overrides and validate; local paths come back absolute."""
+    if not path.is_file():
+        raise ConfigError(f"configuration {path} does not exist: give the path of a YAML file")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path} is not readable YAML: {_one_line(str(error))}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"configuration {path} holds no mapping: start from an example in cluster_configs/runs")
+    return build_config(typing.cast(Tree, tree), overrides)
+
+
+def build_config(tree: Tree, overrides: Sequence[str] = ()) -> RunConfig:
+    """Apply overrides to a parsed tree and validate it."""
+    for override in overrides:
+        _apply(tree, override)
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+    return _with_absolute_paths(config)
+
+
+def _apply(tree: Tree, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: {text!r} is not a YAML value; quote it") from None
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        below = tree.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"override {override!r}: {parent} is {below!r}, not a section")
+        tree = typing.cast(Tree, below)
+    if last == "kind" and tree.get("kind", value) != value:
+        tree.clear()  # another algorithm: the settings of the old one do not carry over
+    tree[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """Put the first mistake into one line; say how many more there are."""
+    mistakes = error.errors(include_url=False, include_context=True)
+    first = mistakes[0]
+    loc = tuple(str(part) for part in first["loc"])
+    key = ".".join(_as_written(loc)) or "configuration"
+    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    match first["type"]:
+        case "extra_forbidden":
+            valid = _fields_at(loc[:-1])
+            return f"{key} is not a setting{_nearest(loc[-1], valid)}{more}"
+        case "missing":
+            return f"{key} is missing: set it in the file or with --set {key}=...{more}"
+        case "union_tag_invalid":
+            context: dict[str, Any] = dict(first.get("ctx", {}))
+            valid = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
+            return f"{key}.kind is {context['tag']!r}{_nearest(str(context['tag']), valid)}{more}"
+        case "union_tag_not_found":
+            return f"{key}.kind is missing: name one of the kinds{more}"
+        case "value_error":
+            return _one_line(str(first["msg"]).removeprefix("Value error, ")) + more
+        case _:
+            return f"{key} is {first['input']!r}: {_one_line(str(first['msg']))}{more}"
+
+
+def _nearest(word: str, valid: Iterable[str]) -> str:
+    known = list(valid)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": valid are {', '.join(known)}"
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    """Return the section classes that an annotation admits."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [member for part in typing.get_args(annotation) for member in _members(part)]
+
+
+def _kind(section: type[BaseModel]) -> str | None:
+    field = section.model_fields.get("kind")
+    return None if field is None else str(field.default)
+
+
+def _walk(loc: Sequence[str]) -> tuple[list[type[BaseModel]], list[str]]:
+    """Follow a pydantic location; return the sections it ends in and the keys as a user writes them (no union tags)."""
+    here: list[type[BaseModel]] = [RunConfig]
+    written: list[str] = []
+    for part in loc:
+        tagged = [section for section in here if _kind(section) == part]
+        if len(here) > 1 and tagged:
+            here = tagged
+            continue
+        written.append(part)
+        here = [
+            member for section in here if part in section.model_fields
+            for member in _members(section.model_fields[part].annotation)
+        ]  # fmt: skip
+    return here, written
+
+
+def _fields_at(loc: Sequence[str]) -> list[str]:
+    return [name for section in _walk(loc)[0] for name in section.model_fields]
+
+
+def _as_written(loc: Sequence[str]) -> list[str]:
+    return _walk(loc)[1]
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Make paths that exist absolute, so that workers elsewhere on the machine find them; hub ids stay."""
+
+    def absolute(path: str | None) -> str | None:
+        return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+
+    model = config.model.model_copy(
+        update={name: absolute(getattr(config.model, name)) for name in ("base", "adapter", "moments")}
+    )
+    update: Tree = {
+        "pool": config.pool.model_copy(update={"path": absolute(config.pool.path)}),
+        "target": config.target.model_copy(update={"path": absolute(config.target.path)}),
+        "model": model,
+    }
+    if config.features.kind == "embedding":
+        update["features"] = config.features.model_copy(update={"encoder": absolute(config.features.encoder)})
+    elif config.features.kind == "gradient":
+        update["features"] = config.features.model_copy(update={"path": absolute(config.features.path)})
+    return config.model_copy(update=update)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
