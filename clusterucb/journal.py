@@ -78,6 +78,18 @@ def _scan(path: Path) -> tuple[list[tuple[int, int]], int]:
     return spans, sound
 
 
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the records of a journal without touching it; a torn last record is left out."""
+    spans, _ = _scan(path)
+    with path.open("rb") as file:
+        for offset, length in spans:
+            file.seek(offset)
+            try:
+                yield _decode(file.read(length))
+            except (SafetensorError, ValueError) as error:
+                raise RunFolderError(f"{path} holds an unreadable record at byte {offset}: {error}") from None
+
+
 class Journal:
     """Read what is there, then append. Use as a context manager."""
 
@@ -106,15 +118,7 @@ class Journal:
 
     def records(self) -> Iterator[Record]:
         """Yield every record in the order written."""
-        spans, _ = _scan(self.path)
-        with self.path.open("rb") as file:
-            for offset, length in spans:
-                file.seek(offset)
-                blob = file.read(length)
-                try:
-                    yield _decode(blob)
-                except (SafetensorError, ValueError) as error:
-                    raise RunFolderError(f"{self.path} holds an unreadable record at byte {offset}: {error}") from None
+        return read_records(self.path)
 
     def append(self, record: Record) -> None:
         """Write a record and wait until it is on the disk."""

@@ -36,6 +36,7 @@ def build_config(tree: Tree, overrides: Sequence[str] = ()) -> RunConfig:
     """Apply overrides to a parsed tree and validate it."""
     for override in overrides:
         _apply(tree, override)
+    _name_default_kinds(tree, RunConfig)
     try:
         config = RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -60,6 +61,20 @@ def _apply(tree: Tree, override: str) -> None:
     if last == "kind" and tree.get("kind", value) != value:
         tree.clear()  # another algorithm: the settings of the old one do not carry over
     tree[last] = value
+
+
+def _name_default_kinds(tree: Tree, section: type[BaseModel]) -> None:
+    """Where a union's settings are given without its kind, the default kind is meant."""
+    for name, field in section.model_fields.items():
+        below = tree.get(name)
+        if not isinstance(below, dict):
+            continue
+        part, members = typing.cast(Tree, below), _members(field.annotation)
+        if len(members) > 1 and "kind" not in part and isinstance(field.default, BaseModel):
+            part["kind"] = _kind(type(field.default))
+        chosen = [member for member in members if len(members) == 1 or _kind(member) == part.get("kind")]
+        for member in chosen:
+            _name_default_kinds(part, member)
 
 
 def _explain(error: ValidationError) -> str:
