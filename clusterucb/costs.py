@@ -4,8 +4,15 @@ Invariant: the ledger counts what was computed, features and targets included; n
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+from clusterucb.run_folder import write_atomically
+from clusterucb.score_log import ScoreArchive
+from clusterucb.tokens import TokenStore
+from clusterucb.types import IntArray
 
 
 class StageCost(BaseModel):
@@ -60,3 +67,35 @@ def ledger(stages: Sequence[StageCost], pool_samples: int, pool_tokens: int) -> 
         share_of_exhaustive_gradients=sum(stage.backward_passes for stage in stages) / exhaustive.backward_passes,
         share_of_exhaustive_tokens=sum(weighted_tokens(stage) for stage in stages) / weighted_tokens(exhaustive),
     )
+
+
+def cost_of(stage: str, store: TokenStore, samples: IntArray, *, backward: bool, seconds: float) -> StageCost:
+    """Count one pass over samples: forward, and backward where gradients were taken."""
+    return StageCost(
+        stage=stage,
+        samples=len(samples),
+        tokens=int(store.lengths_N[samples].sum()),
+        forward_passes=len(samples),
+        backward_passes=len(samples) if backward else 0,
+        seconds=seconds,
+    )
+
+
+def scored_cost(stage: str, log: ScoreArchive, store: TokenStore) -> StageCost:
+    """Count what the log holds of a stage, failures included: they were computed."""
+    scored = [entry.scores for entry in log if entry.stage == stage]
+    samples = [scores.samples_B for scores in scored]
+    samples += [np.asarray([failure.sample for failure in scores.failures], dtype=np.int64) for scores in scored]
+    together = np.concatenate([np.empty(0, np.int64), *samples])
+    return cost_of(stage, store, together, backward=True, seconds=sum(scores.seconds for scores in scored))
+
+
+def save_cost(state: Path, cost: StageCost) -> None:
+    """Keep the cost of a stage whose answers are not logged, so that a resumed run still counts it."""
+    write_atomically(state / "cost" / f"{cost.stage}.json", cost.model_dump_json())
+
+
+def saved_costs(state: Path) -> list[StageCost]:
+    """Return the costs kept by `save_cost`."""
+    paths = [state / "cost" / f"{stage}.json" for stage in ("target", "features")]
+    return [StageCost.model_validate_json(path.read_text(encoding="utf-8")) for path in paths if path.exists()]

@@ -78,6 +78,7 @@ class WorkerReady(_Event):
     event: Literal["worker_ready"] = "worker_ready"
     worker: int
     device: str
+    notes: tuple[str, ...] = ()
 
 
 class WorkerLost(_Event):

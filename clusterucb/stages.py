@@ -15,7 +15,7 @@ from clusterucb.score_log import ScoreLog
 from clusterucb.search import Search
 from clusterucb.tasks import Answer, Job, ScoreTask, Task
 from clusterucb.tokens import TokenStore
-from clusterucb.types import Failure, IntArray, Observations, Round, Scores
+from clusterucb.types import IntArray, Observations, Round, Scores
 
 
 class FixedStage:
@@ -119,9 +119,10 @@ class SearchStage:
 
     def tell(self, job: Job, answer: Answer) -> None:
         """Log the scores, then count them; tell the search every round that is complete."""
-        assert isinstance(answer, Scores)
+        assert isinstance(answer, Scores) and isinstance(job.task, ScoreTask)
         round_index = self._round_of[job.index]
         self._log.append(self.name, round_index, answer)
+        self._emit(_progress(self.name, answer, len(job.task.batch.tokens_T)))
         self._out -= 1
         self._open[round_index].accept(answer)
         self._tell_complete_rounds()
@@ -161,7 +162,7 @@ class SearchStage:
 
 
 def score_stage(
-    name: str, samples_B: IntArray, pool: TokenStore, batch_tokens: int, bank: str, log: ScoreLog
+    name: str, samples_B: IntArray, pool: TokenStore, batch_tokens: int, bank: str, log: ScoreLog, emit: Emit
 ) -> FixedStage:
     """Score a fixed set of samples (an audit, a whole pool), leaving out the micro-batches that the log holds."""
     batches = micro_batches(samples_B, pool.lengths_N, batch_tokens)
@@ -172,13 +173,13 @@ def score_stage(
     def accept(index: int, answer: Answer) -> None:
         assert isinstance(answer, Scores)
         log.append(name, -1, answer)
+        emit(_progress(name, answer, int(pool.lengths_N[batches[index]].sum())))
 
     done = [index for index, batch in enumerate(batches) if log.find(name, batch) is not None]
     return FixedStage(name, [task(batch) for batch in batches], accept, done)
 
 
-def progress_of(stage: str, answer: Scores, tokens: int) -> Progressed:
-    """Describe a scored micro-batch for watchers."""
+def _progress(stage: str, answer: Scores, tokens: int) -> Progressed:
     best = float(answer.influence_BS.max()) if answer.influence_BS.size else None
     return Progressed(
         stage=stage,
@@ -188,8 +189,3 @@ def progress_of(stage: str, answer: Scores, tokens: int) -> Progressed:
         failed=len(answer.failures),
         best=best,
     )
-
-
-def failed_samples(failures: Sequence[Failure]) -> frozenset[int]:
-    """Return the samples named by failures."""
-    return frozenset(failure.sample for failure in failures)

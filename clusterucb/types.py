@@ -81,7 +81,7 @@ class Hidden:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
-    """Draws decided together: `samples_B[i]` was drawn from arm `arms_B[i]`, in planned order. Round 0 is the cold start."""
+    """Draws decided together, in planned order: `samples_B[i]` from arm `arms_B[i]`. Round 0 is the cold start."""
 
     index: int
     samples_B: IntArray
@@ -103,3 +103,13 @@ class Clusters:
 
     labels_N: npt.NDArray[np.int32]
     centroids_KF: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker runs on and has used so far."""
+
+    device: str
+    notes: tuple[str, ...]
+    peak_host_gib: float
+    peak_device_gib: float

@@ -6,7 +6,6 @@ Invariant: an answer depends on the configuration, the task and the target bank 
 import resource
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,18 +17,9 @@ from clusterucb.engine import GradientEngine
 from clusterucb.hidden import HiddenFeaturiser
 from clusterucb.model import load_model
 from clusterucb.moments import check_moments, load_moments
-from clusterucb.tasks import Answer, EmbeddingTask, HiddenTask, ScoreTask, TargetTask, Task
 from clusterucb.targets import TargetBank
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerInfo:
-    """What a worker runs on and has used so far."""
-
-    device: str
-    notes: tuple[str, ...]
-    peak_host_gib: float
-    peak_device_gib: float
+from clusterucb.tasks import Answer, EmbeddingTask, HiddenTask, ScoreTask, TargetTask, Task
+from clusterucb.types import WorkerInfo
 
 
 def peak_host_gib() -> float:

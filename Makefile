@@ -1,0 +1,44 @@
+# Two verbs do everything on a fresh machine: `make demo` and `make test`. The others assume nothing either.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CACHE ?= .cache
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	touch $@
+
+$(CACHE)/SmolLM2-135M-Instruct/config.json: | setup
+	$(BIN)/python examples/fetch_model.py --out $(CACHE)/SmolLM2-135M-Instruct
+
+$(CACHE)/demo/pool.jsonl: examples/build_pool.py | setup
+	$(BIN)/python examples/build_pool.py --out $(CACHE)/demo
+
+demo: setup $(CACHE)/SmolLM2-135M-Instruct/config.json $(CACHE)/demo/pool.jsonl
+	$(BIN)/clusterucb select cluster_configs/runs/demo.yaml --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: setup $(CACHE)/SmolLM2-135M-Instruct/config.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gradients.py --model $(CACHE)/SmolLM2-135M-Instruct
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/clustering.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search_scale.py
+
+clean:
+	rm -rf runs $(CACHE)/demo

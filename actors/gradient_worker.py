@@ -1,0 +1,49 @@
+"""A worker process: one model on one device, synchronous methods only.
+
+The constructor takes small arguments, so that Ray can restart the actor at any time; the model loads with the first
+call. The plain class is what tests use; `GradientActor` is what a cluster runs.
+"""
+
+from functools import cached_property
+
+import ray
+import torch
+
+from clusterucb.config import RunConfig
+from clusterucb.targets import TargetBank
+from clusterucb.tasks import Answer, Task
+from clusterucb.types import WorkerInfo
+from clusterucb.worker import Worker
+
+
+class GradientWorker:
+    """Answers tasks; brings the target bank from the object store once and keeps it."""
+
+    def __init__(self, config_json: str, threads: int) -> None:
+        self._config = RunConfig.model_validate_json(config_json)
+        self._threads = threads
+
+    @cached_property
+    def _worker(self) -> Worker:
+        torch.set_num_threads(self._threads)
+        # A worker that holds no GPU sees them all the same; what Ray assigned decides.
+        assigned = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+        return Worker(self._config, torch.device("cuda", 0) if assigned else torch.device("cpu"))
+
+    @ray.method
+    def load(self) -> WorkerInfo:
+        """Load the model and say what it runs on."""
+        return self._worker.info()
+
+    @ray.method
+    def info(self) -> WorkerInfo:
+        """Say what was used so far."""
+        return self._worker.info()
+
+    @ray.method
+    def work(self, task: Task, bank: list["ray.ObjectRef[TargetBank]"]) -> Answer:
+        """Answer a task; `bank` holds the reference of the target bank, once there is one."""
+        return self._worker.work(task, lambda: ray.get(bank[0]))
+
+
+GradientActor = ray.remote(GradientWorker)

@@ -1,0 +1,112 @@
+"""The command line. Verbs parse and validate first; torch and Ray are imported only by those that need them.
+
+Exit codes: 0 done, 1 a defect of this program, 2 a mistake that the user can mend, 130 stopped.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from clusterucb.errors import ClusterUCBError
+
+if TYPE_CHECKING:
+    from clusterucb.config import RunConfig
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Choose the few per cent of a pool most worth fine-tuning on.",
+)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see cluster_configs/runs for examples.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; runs/<name of CONFIG> where it is left out.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. search.budget=0.1")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster: local, auto or host:port. Default: RAY_ADDRESS if set, else local.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing but the result.")]
+Json = Annotated[bool, typer.Option("--json", help="Print events and the summary as JSON lines.")]
+
+
+@app.command()
+def select(
+    config: Config, out: Out = None, set_: Set = None, address: Address = None, quiet: Quiet = False, json: Json = False
+) -> None:
+    """Select a subset; run again to resume."""
+    from clusterucb.settings import load_config
+
+    _select(load_config(config, set_ or ()), out or Path("runs") / config.stem, address, quiet, json)
+
+
+@app.command()
+def resume(run: Folder, set_: Set = None, address: Address = None, quiet: Quiet = False, json: Json = False) -> None:
+    """Go on with a run where it stopped; only `workers` may be changed with --set."""
+    from clusterucb.run_folder import RunFolder
+    from clusterucb.settings import build_config
+
+    stored = RunFolder(run).read_config().model_dump(mode="json")
+    _select(build_config(stored, set_ or ()), run, address, quiet, json)
+
+
+def _select(config: "RunConfig", out: Path, address: str | None, quiet: bool, json: bool) -> None:
+    from clusterucb.run_folder import RunFolder
+    from ray_app.report import print_summary
+    from ray_app.select import select as run_selection
+    from ray_app.views import view_of
+
+    folder = RunFolder(out.resolve())
+    summary = run_selection(config, folder, address, view_of("quiet" if quiet else "json" if json else "bar"))
+    if json:
+        print(summary.model_dump_json())
+    else:
+        print_summary(summary, folder, Console())
+
+
+@app.command()
+def status(run: Folder, json: Json = False) -> None:
+    """Say how far a run is."""
+    from ray_app.status import print_status, read_status
+
+    found = read_status(run)
+    if json:
+        print(found.model_dump_json())
+    else:
+        print_status(found, Console())
+
+
+@app.command()
+def watch(run: Folder, json: Json = False) -> None:
+    """Follow a run until it ends."""
+    from ray_app.status import follow
+    from ray_app.views import view_of
+
+    follow(run, view_of("json" if json else "bar"))
+
+
+@app.command()
+def cancel(run: Folder) -> None:
+    """Stop a run; what was scored is kept and `resume` goes on."""
+    from ray_app.status import request_cancel
+
+    request_cancel(run)
+    Console().print(f"asked {run} to stop: it does so within a second or two")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except ClusterUCBError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)

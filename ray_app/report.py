@@ -1,0 +1,87 @@
+"""The end of a run on a terminal: what was chosen, from where, what it cost, what was missed."""
+
+import json
+from itertools import islice
+
+from rich.console import Console
+from rich.table import Table
+
+from clusterucb.run_folder import RunFolder
+from clusterucb.summary import Share, Summary
+
+_ROWS = 12
+
+
+def print_summary(summary: Summary, folder: RunFolder, console: Console) -> None:
+    """Print composition, cost, audit and the first rows of the selection."""
+    console.print(_composition(summary.by_source, summary))
+    console.print(_cost(summary))
+    console.print(_top_rows(folder))
+    console.print(_sentences(summary, folder), highlight=False)
+
+
+def _composition(shares: tuple[Share, ...], summary: Summary) -> Table:
+    table = Table(title="composition by source", title_justify="left")
+    for column, right in (("source", False), ("pool", True), ("scored", True), ("selected", True), ("lift", True)):
+        table.add_column(column, justify="right" if right else "left")
+    for share in shares[:_ROWS]:
+        lift = (share.selected / summary.selected) / (share.pool / summary.pool)
+        table.add_row(share.name, str(share.pool), str(share.scored), str(share.selected), f"{lift:.1f}x")
+    if len(shares) > _ROWS:
+        rest = shares[_ROWS:]
+        counts = (sum(s.pool for s in rest), sum(s.scored for s in rest), sum(s.selected for s in rest))
+        table.add_row(f"{len(rest)} more", *(str(count) for count in counts), "")
+    return table
+
+
+def _cost(summary: Summary) -> Table:
+    table = Table(title="cost", title_justify="left")
+    for column in ("stage", "samples", "tokens", "forward", "backward", "worker seconds"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in (*summary.cost.stages, summary.cost.exhaustive):
+        counts = (stage.samples, stage.tokens, stage.forward_passes, stage.backward_passes)
+        table.add_row(stage.stage, *(f"{count:,}" for count in counts), f"{stage.seconds:.1f}")
+    return table
+
+
+def _top_rows(folder: RunFolder) -> Table:
+    table = Table(title="the first rows of the selection", title_justify="left")
+    table.add_column("rank", justify="right")
+    table.add_column("influence", justify="right")
+    table.add_column("id")
+    table.add_column("starts with", overflow="ellipsis", no_wrap=True, max_width=72)
+    with folder.selection_file.open(encoding="utf-8") as file:
+        for line in islice(file, _ROWS):
+            row = json.loads(line)
+            found = row["clusterucb"]
+            table.add_row(str(found["rank"]), f"{found['influence']:.4f}", found["id"], _first_words(row))
+    return table
+
+
+def _first_words(row: dict[str, object]) -> str:
+    messages = row.get("messages") or row.get("prompt")
+    if isinstance(messages, list):
+        user = [message["content"] for message in messages if message.get("role") == "user"]
+        messages = user[0] if user else messages[0]["content"]
+    return " ".join(str(messages).split())
+
+
+def _sentences(summary: Summary, folder: RunFolder) -> str:
+    cost, audit = summary.cost, summary.audit
+    lines = [
+        f"selected {summary.selected} of {summary.usable} usable samples (influence {summary.threshold:.4f} and "
+        f"above), scored {summary.scored}",
+        f"gradients: {cost.share_of_exhaustive_gradients:.0%} of scoring everything; tokens, all passes included: "
+        f"{cost.share_of_exhaustive_tokens:.0%}",
+        f"median label tokens: {summary.label_tokens.selected:g} selected, {summary.label_tokens.pool:g} in the pool",
+    ]
+    if audit is not None:
+        lines.append(
+            f"audit: about {audit.recall:.0%} of the true top {summary.selected} was scored "
+            f"({audit.confidence:.0%} interval {audit.low:.0%} to {audit.high:.0%}, {audit.audited} undrawn samples)"
+        )
+    if summary.workers:
+        peaks = ", ".join(f"{worker.peak_host_gib:.2f} GiB" for worker in summary.workers)
+        lines.append(f"peak memory of the workers: {peaks}")
+    lines.append(f"everything is in {folder.path}")
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""The driver of a selection: prepare, connect, start or join the coordinator, watch it to the end."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from actors.coordinator import CoordinatorActor, Outcome
+from actors.names import NAMESPACE, coordinator_name
+from clusterucb.config import RunConfig
+from clusterucb.errors import ClusterUCBError, ResourceError
+from clusterucb.events import Note, parse_event
+from clusterucb.preparation import prepare
+from clusterucb.run_folder import RunFolder
+from clusterucb.summary import Summary
+from ray_app.cluster import connected
+from ray_app.views import View
+
+_POLL_S = 0.25
+_JOINS = 3
+
+
+class Stopped(Exception):
+    """The user or the job system stopped the run; the folder can be resumed."""
+
+
+def select(config: RunConfig, folder: RunFolder, address: str | None, view: View) -> Summary:
+    """Run a selection to its end in `folder`; a finished folder answers at once."""
+    with view, _stoppable() as stop:
+        if folder.finished:
+            folder.start(config)  # refuses other settings
+        else:
+            prepared = prepare(config, folder, view.reading)
+            for note in prepared.notes:
+                view(Note(text=note))
+            with connected(address):
+                _drive(config, folder, view, stop)
+    return read_summary(folder)
+
+
+def read_summary(folder: RunFolder) -> Summary:
+    """Return the summary of a finished run."""
+    return Summary.model_validate_json(folder.summary_file.read_text(encoding="utf-8"))
+
+
+def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Event) -> None:
+    here = ray.get_runtime_context().get_node_id()
+    coordinator = CoordinatorActor.options(
+        name=coordinator_name(folder.path),
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        num_cpus=0,
+        # The run folder is on this node, or on storage that all share.
+        scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
+    ).remote(str(folder.path), config.workers)
+    seen = 0
+    for _ in range(_JOINS):
+        running = coordinator.run.remote()
+        try:
+            while True:
+                if stop.is_set():
+                    folder.cancel_file.touch()
+                ready, _ = ray.wait([running], timeout=_POLL_S)
+                lines = ray.get(coordinator.events.remote(seen))
+                seen += len(lines)
+                for line in lines:
+                    view(parse_event(line))
+                if ready:
+                    break
+            outcome: Outcome = ray.get(running)
+            break
+        except ActorUnavailableError:
+            seen = 0  # restarted by Ray: it replays its folder, and this driver joins again
+        except ActorDiedError as error:
+            raise ResourceError(
+                f"the coordinator died: {' '.join(str(error).split())[:300]}; run again to go on"
+            ) from None
+    else:
+        raise ResourceError(f"the coordinator restarted {_JOINS} times: see the Ray logs, then run again to go on")
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(coordinator_name(folder.path), namespace=NAMESPACE))
+    if outcome.status == "failed":
+        raise ClusterUCBError(outcome.error)
+    if outcome.status == "cancelled":
+        raise Stopped(f"stopped; everything scored is kept: `clusterucb resume {folder.path}` goes on")
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[threading.Event]:
+    """Turn SIGINT and SIGTERM into an event; the second one interrupts for good."""
+    stop = threading.Event()
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def default_folder(config_path: Path) -> Path:
+    """Return where a run goes when no folder is named."""
+    return Path("runs") / config_path.stem

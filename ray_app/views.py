@@ -1,0 +1,161 @@
+"""How a run is shown while it goes: one bar on a terminal, JSON lines for programs, or nothing.
+
+Invariant: views are fed by events alone, the same ones that the run folder keeps.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from clusterucb.events import (
+    Cancelled,
+    Event,
+    Failed,
+    Note,
+    Progressed,
+    StageFinished,
+    StageStarted,
+    Started,
+    WorkerLost,
+    WorkerReady,
+)
+
+Mode = Literal["bar", "json", "quiet"]
+
+
+class View(Protocol):
+    """Receives events between enter and exit."""
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        ...
+
+    def reading(self, what: str, rows: int) -> None:
+        """Show how many rows of the pool or the target were read."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class LineView:
+    """Writes each event as a line, or nothing at all."""
+
+    def __init__(self, write: Callable[[str], None] | None) -> None:
+        self._write = write
+
+    def __call__(self, event: Event) -> None:
+        """Write the event as JSON."""
+        if self._write is not None:
+            self._write(event.model_dump_json(exclude_none=True))
+
+    def reading(self, what: str, rows: int) -> None:
+        """Say nothing: the events that follow tell the sizes."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class BarView:
+    """One progress bar with rate, remaining time and best influence; notes above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<9}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[best]}"),
+            console=console,
+        )
+        self._task: TaskID | None = None
+        self._began = 0.0
+        self._samples = 0
+        self._best = float("-inf")
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def reading(self, what: str, rows: int) -> None:
+        """Show the rows read as a bar without an end."""
+        if self._task is None or self._progress.tasks[-1].description != f"read {what}":
+            self._task = self._progress.add_task(f"read {what}", total=None, rate="", best="")
+        self._progress.update(self._task, completed=rows)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case Started():
+                again = "resuming" if event.resumed else "starting"
+                self._console.print(f"{again} {event.run} with {event.workers} workers", highlight=False)
+            case Note():
+                self._console.print(f"note: {event.text}", style="yellow", highlight=False, markup=False)
+            case WorkerReady():
+                self._console.print(f"worker {event.worker} ready on {event.device}", style="dim", highlight=False)
+                for note in event.notes:
+                    self._console.print(f"note: {note}", style="yellow", highlight=False, markup=False)
+            case WorkerLost():
+                text = f"worker {event.worker} lost, its work is given back: {event.reason}"
+                self._console.print(text, style="red", highlight=False, markup=False)
+            case StageStarted():
+                self._task = self._progress.add_task(
+                    event.stage, total=event.total, completed=event.done, rate="", best=""
+                )
+                self._began, self._samples, self._best, self._failed = time.monotonic(), 0, float("-inf"), 0
+            case Progressed() if self._task is not None:
+                self._advance(self._task, event)
+            case StageFinished() if self._task is not None:
+                done = self._progress.tasks[self._task].completed
+                self._progress.update(self._task, total=done)
+            case Cancelled() | Failed():
+                self._console.print(event.event, style="red")
+            case _:
+                pass
+
+    def _advance(self, task: TaskID, event: Progressed) -> None:
+        self._samples += event.samples
+        self._failed += event.failed
+        self._best = max(self._best, event.best if event.best is not None else float("-inf"))
+        rate = self._samples / max(time.monotonic() - self._began, 1e-9)
+        best = "" if self._best == float("-inf") else f"best {self._best:.3f}"
+        failed = f" {self._failed} failed" if self._failed else ""
+        advance = event.samples + (0 if event.stage in ("target", "features") else event.failed)
+        self._progress.update(task, advance=advance, rate=f"{rate:.1f}/s", best=best + failed)
+
+
+def view_of(mode: Mode) -> View:
+    """Return the view for a mode; bars go to standard error, JSON to standard output."""
+    if mode == "bar":
+        return BarView(Console(stderr=True))
+    return LineView(None if mode == "quiet" else lambda line: print(line, file=sys.stdout, flush=True))
