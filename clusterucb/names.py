@@ -9,10 +9,10 @@ _PREFIXES = ("module.", "base_model.model.")
 
 
 def canonical_name(runtime_name: str) -> str:
-    """Return the name of a parameter (or module) as the bare model would spell it, adapter name left out."""
+    """Return the name of a parameter as the bare model would spell it, without adapter and wrapper names."""
     name = runtime_name
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
-    return name.replace(".default.", ".").removesuffix(".default")
+    return name.replace(".default.", ".").replace(".base_layer.", ".")

@@ -24,6 +24,13 @@ def test_wrappers_leave_no_trace(runtime_name: str):
     assert canonical_name(runtime_name) == A
 
 
+def test_a_base_weight_keeps_its_name_under_an_adapter():
+    base = tiny_llama()
+    names = {name for name, _ in base.named_parameters()}
+    adapted = get_peft_model(base, LoraConfig(target_modules="all-linear"))
+    assert {canonical_name(name) for name, _ in adapted.named_parameters() if "lora_" not in name} == names
+
+
 def test_canonical_names_are_unique_and_stable_over_a_whole_model():
     model = get_peft_model(tiny_llama(), LoraConfig(target_modules="all-linear"))
     names = [canonical_name(name) for name, _ in model.named_parameters()]
