@@ -191,9 +191,7 @@ class GivenFeatures(Section):
     field: str = "features"
 
 
-Features = Annotated[
-    GradientFeatures | HiddenFeatures | EmbeddingFeatures | GivenFeatures, Field(discriminator="kind")
-]
+Features = Annotated[GradientFeatures | HiddenFeatures | EmbeddingFeatures | GivenFeatures, Field(discriminator="kind")]
 
 
 class Clusters(Section):
@@ -206,6 +204,8 @@ class Clusters(Section):
     """Stop when the mean cosine to the nearest centroid improves by less than this share."""
     init_sample: int = Field(default=65536, ge=2)
     """k-means++ chooses its start among this many points."""
+    train_sample: int = Field(default=256, ge=1)
+    """Points a cluster that the iterations see; a larger pool then updates the centroids once and is assigned."""
 
     @model_validator(mode="after")
     def _k_is_positive(self) -> "Clusters":
@@ -258,9 +258,7 @@ class Exhaustive(Section):
     kind: Literal["exhaustive"] = "exhaustive"
 
 
-Allocator = Annotated[
-    UcbBeta | Ucb1 | ThreshHard | ThreshNormal | Uniform | Exhaustive, Field(discriminator="kind")
-]
+Allocator = Annotated[UcbBeta | Ucb1 | ThreshHard | ThreshNormal | Uniform | Exhaustive, Field(discriminator="kind")]
 
 
 class Rounds(Section):
@@ -358,7 +356,9 @@ class RunConfig(Section):
     def _sections_agree(self) -> "RunConfig":
         sketchless = self.gradients.sketch.kind == "none"
         if sketchless and self.gradients.scoring == "sketch":
-            raise ValueError("gradients.scoring is sketch but gradients.sketch is none: use exact scoring or the hash sketch")
+            raise ValueError(
+                "gradients.scoring is sketch but gradients.sketch is none: use exact scoring or the hash sketch"
+            )
         if sketchless and self.features.kind == "gradient" and self.features.path is None:
             raise ValueError("features are gradients but gradients.sketch is none: use the hash sketch")
         share = self.selection.share or (0.05 if self.selection.count is None else None)
