@@ -27,3 +27,7 @@ class ResourceError(ClusterUCBError, RuntimeError):
 
 class RunFolderError(ClusterUCBError, RuntimeError):
     """A run folder is in use, belongs to another configuration or is damaged."""
+
+
+class Stopped(Exception):
+    """The user or the job system stopped a run; its folder can be resumed. Not an error: the exit code is 130."""

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
 from rich.console import Console
 
-from clusterucb.errors import ClusterUCBError
+from clusterucb.errors import ClusterUCBError, Stopped
 
 if TYPE_CHECKING:
     from clusterucb.config import RunConfig
@@ -106,7 +107,13 @@ def main() -> None:
     except ClusterUCBError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except typer.Abort:
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)
     except typer.Exit as done:
         sys.exit(done.exit_code)

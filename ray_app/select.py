@@ -4,7 +4,6 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
@@ -13,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.coordinator import CoordinatorActor, Outcome
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
-from clusterucb.errors import ClusterUCBError, ResourceError
+from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
 from clusterucb.events import Note, parse_event
 from clusterucb.preparation import prepare
 from clusterucb.run_folder import RunFolder
@@ -23,10 +22,6 @@ from ray_app.views import View
 
 _POLL_S = 0.25
 _JOINS = 3
-
-
-class Stopped(Exception):
-    """The user or the job system stopped the run; the folder can be resumed."""
 
 
 def select(config: RunConfig, folder: RunFolder, address: str | None, view: View) -> Summary:
@@ -108,8 +103,3 @@ def _stoppable() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def default_folder(config_path: Path) -> Path:
-    """Return where a run goes when no folder is named."""
-    return Path("runs") / config_path.stem

@@ -1,0 +1,23 @@
+"""The same selection in this process, without Ray: for tests, notebooks and debugging."""
+
+import torch
+
+from clusterucb.config import RunConfig
+from clusterucb.events import Emit
+from clusterucb.pipeline import SelectionRun
+from clusterucb.run_folder import RunFolder
+from clusterucb.worker import Worker
+
+
+def run_in_process(config: RunConfig, folder: RunFolder, emit: Emit, device: torch.device | None = None) -> None:
+    """Run a prepared folder to its end with one worker in this process."""
+    worker = Worker(config, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    run = SelectionRun(config, folder, emit)
+    try:
+        for stage in run.stages():
+            while (job := stage.ask()) is not None:
+                stage.tell(job, worker.work(job.task, lambda: run.bank))
+            assert stage.done, f"stage {stage.name} hands out nothing and is not done"
+            run.workers = (worker.info(),)
+    finally:
+        run.close()
