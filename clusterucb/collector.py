@@ -7,6 +7,8 @@ was called several times); nothing is kept after that; no weight, bias or embedd
 backward pass ends at the lowest hooked layer.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

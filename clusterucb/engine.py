@@ -6,6 +6,8 @@ never held while scoring. `exact` scoring takes products with the target's mean 
 compares unit sketches, the official way.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

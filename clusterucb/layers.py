@@ -6,6 +6,8 @@ between that layout and the parameter's own; sketches, Adam moments and target m
 Biases of these layers are not part of the gradient.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

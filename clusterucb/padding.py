@@ -4,6 +4,8 @@ No attention mask is needed: in a causal model what stands to the right of a tok
 positions carry no loss, so that their gradients are exactly zero. Attention without a mask is also the fastest.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from dataclasses import dataclass
 
 import numpy as np

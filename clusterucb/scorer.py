@@ -5,6 +5,8 @@ in float32 within a parameter and in float64 across parameters: hundreds of part
 of magnitude then add no error of their own, at the price of a few hundred bytes.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Mapping, Sequence
 
 import torch

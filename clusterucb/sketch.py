@@ -15,6 +15,8 @@ language models have into a handful of buckets. Every addition runs over contigu
 indices are stored and no atomics are used.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import hashlib
 import math
 from dataclasses import dataclass

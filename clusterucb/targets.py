@@ -6,6 +6,8 @@ Targets use plain gradients, without preconditioning. Workers sum (`TargetPart`)
 in float64, so that the bank does not depend on who computed what.
 """
 
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import hashlib
 import json
 import os
