@@ -78,7 +78,7 @@ class ChatEncoder:
                 f"the tokenizer of {tokenizer.name_or_path} ({type(tokenizer).__name__}) does not tell which "
                 "characters a token covers: save it as a tokenizer.json, or set tokens.loss_on to all"
             )
-        self._added_ids = np.asarray(sorted({*tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder}))
+        self._added_ids = frozenset({*tokenizer.all_special_ids, *self._tokenizer.added_tokens_decoder})
         self._bos, self._eos = _string(tokenizer.bos_token), _string(tokenizer.eos_token)
         self.notes = self._notes()
         self.identity = self._identity()
@@ -119,9 +119,9 @@ class ChatEncoder:
 
     def _turn_end(self, span: Span, full: str, tokens: npt.NDArray[np.int32], starts: IntArray, stops: IntArray) -> int:
         """Return where the turn is closed: after the first special token, else after the last visible character."""
-        closing = (starts >= span.stop) & (stops <= span.limit) & np.isin(tokens, self._added_ids)
-        if closing.any():
-            return int(stops[closing.argmax()])
+        for i in np.flatnonzero((starts >= span.stop) & (stops <= span.limit)).tolist():
+            if int(tokens[i]) in self._added_ids:
+                return int(stops[i])
         return span.stop + len(full[span.stop : span.limit].rstrip())
 
     def _with_template_mask(self, messages: Sequence[Message]) -> tuple[npt.NDArray[np.int32], BoolArray]:
