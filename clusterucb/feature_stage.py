@@ -104,7 +104,7 @@ def reused_sketches(
     there = TokenStore.open(folder.state / "pool").ids
     found = np.zeros(pool.num_samples, dtype=bool)
     for samples_B, sketch_BD in ScoreArchive(folder.state).sketches():
-        at = np.asarray([here.get(there[sample], -1) for sample in samples_B.tolist()], dtype=np.int64)
+        at = np.asarray([here.get(name, -1) for name in there.take(samples_B)], dtype=np.int64)
         found[at[at >= 0]] = True
         yield at[at >= 0], sketch_BD[at >= 0]
     missing = usable[~found[usable]]

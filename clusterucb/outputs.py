@@ -4,6 +4,10 @@ Invariant: both are functions of the scores alone, in an order that no schedulin
 equal bytes.
 """
 
+# pyarrow is typed only in part: what it leaves unknown is not ours to declare.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -40,8 +44,8 @@ def write_scores(
     samples = table.samples_B
     cluster_B = np.full(len(samples), -1, np.int32) if labels_N is None else labels_N[samples]
     columns: dict[str, Any] = {
-        "id": pa.array([pool.ids[sample] for sample in samples.tolist()], pa.string()),
-        "source": pa.array([pool.sources[sample] for sample in samples.tolist()], pa.string()),
+        "id": pa.array(pool.ids.take(samples), pa.string()),
+        "source": pa.array(pool.sources.take(samples), pa.string()),
         "influence": table.reward_B.astype(np.float32),
         "subtask": pa.array([subtasks[subtask] for subtask in table.subtask_B.tolist()], pa.string()),
         "rank": pa.array(ranks_of(table, subset), pa.int32()),
@@ -76,7 +80,7 @@ def write_selection(
         for rank, (row, sample, position) in enumerate(
             zip(rows, subset.samples_B.tolist(), at.tolist(), strict=True), 1
         ):
-            provenance = {
+            provenance: dict[str, object] = {
                 "id": pool.ids[sample],
                 "rank": rank,
                 "influence": float(table.influence_BS[position].max()),

@@ -163,8 +163,7 @@ class SelectionRun:
         if not len(drawn.samples_B):
             raise DataError("every scored sample failed: see the notes in events.jsonl")
         usable = int(self._usable_N.sum())
-        ids = [pool.ids[sample] for sample in drawn.samples_B.tolist()]
-        sources = [pool.sources[sample] for sample in drawn.samples_B.tolist()]
+        ids, sources = pool.ids.take(drawn.samples_B), pool.sources.take(drawn.samples_B)
         subset = select(drawn.samples_B, drawn.reward_B, ids, sources, config.selection, usable)
         subtasks = self.bank.subtasks
         write_scores(self.folder.scores_file, pool, everything, subtasks, labels_N, subset)

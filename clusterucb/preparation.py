@@ -6,15 +6,19 @@ Invariant: a new run folder exists afterwards only if the run can start; bad inp
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 
 from clusterucb.chat import ChatEncoder
 from clusterucb.clustering import resolve_k
-from clusterucb.config import RunConfig
-from clusterucb.errors import ConfigError, DataError
+from clusterucb.config import Rows, RunConfig
+from clusterucb.errors import ConfigError, DataError, RunFolderError
 from clusterucb.model import check_model, load_tokenizer
-from clusterucb.rows import RowReader, Skipped, read_rows
+from clusterucb.rows import read_rows
 from clusterucb.run_folder import RunFolder
-from clusterucb.tokens import TokenStore, tokenise
+from clusterucb.tokens import TokenStore, pool_fingerprint, tokenise
+from clusterucb.types import IntArray
 
 Progress = Callable[[str, int], None]
 """Called with what is being read ("pool", "target") and the rows read so far."""
@@ -57,37 +61,44 @@ def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
 
 
 def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, resumed: bool) -> Prepared:
-    notes: list[str] = []
-    pool_folder, target_folder = folder.state / "pool", folder.state / "target"
-    if not (pool_folder.exists() and target_folder.exists()):
-        encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
-        for name, rows, path in (("target", config.target, target_folder), ("pool", config.pool, pool_folder)):
-            if path.exists():
-                continue
-            reader = read_rows(rows)
-            tokenise(reader, encoder, path, lambda done, name=name: progress(name, done))
-            notes += _skipped_notes(name, reader)
-        notes += encoder.notes
-    pool, target = open_prepared(folder)
-    notes += _exclusion_notes("pool", pool) + _exclusion_notes("target", target)
+    encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
+    target = _store(config.target, encoder, folder.state / "target", lambda rows: progress("target", rows))
+    pool = _store(config.pool, encoder, folder.state / "pool", lambda rows: progress("pool", rows))
     check_sizes(config, pool, target)
-    return Prepared(pool, target, resumed, tuple(notes))
+    notes = (*encoder.notes, *_notes("pool", pool), *_notes("target", target))
+    return Prepared(pool, target, resumed, notes)
 
 
-def _skipped_notes(name: str, reader: RowReader) -> list[str]:
-    def line(skipped: Skipped) -> str:
-        return f"{name}: skipped {skipped.location}: {skipped.reason}"
-
-    return [line(skipped) for skipped in reader.skipped]
-
-
-def _exclusion_notes(name: str, store: TokenStore) -> list[str]:
-    notes = [f"{name}: excluded {store.ids[failure.sample]}: {failure.reason}" for failure in store.failures]
-    if store.num_truncated:
-        notes.append(
-            f"{name}: {store.num_truncated} of {store.num_samples} samples were truncated to tokens.max_length"
+def _store(rows: Rows, encoder: ChatEncoder, folder: Path, progress: Callable[[int], None]) -> TokenStore:
+    """Tokenise, or reuse what stands there; refuse it where the rows have changed since."""
+    reader = read_rows(rows)
+    fingerprint = pool_fingerprint(reader, encoder)
+    if not folder.exists():
+        return tokenise(reader, encoder, folder, fingerprint, progress)
+    store = TokenStore.open(folder)
+    if store.fingerprint != fingerprint:
+        raise RunFolderError(
+            f"{rows.path} or the tokenizer has changed since this run began: give another folder with --out, or put "
+            f"the old ones back"
         )
+    return store
+
+
+def _notes(name: str, store: TokenStore) -> list[str]:
+    notes = [f"{name}: skipped {skipped.location}: {skipped.reason}" for skipped in store.skipped()]
+    notes += [
+        f"{name}: excluded {store.ids[failure.sample]}: {failure.reason} ({failure.detail})"
+        for failure in store.failures
+    ]
+    if store.num_truncated:
+        notes.append(f"{name}: {store.num_truncated} of {store.num_samples} samples were cut to tokens.max_length")
     return notes
+
+
+def target_subtasks(target: TokenStore) -> dict[str, IntArray]:
+    """Return the rows of every subtask, by name, names ascending."""
+    codes_E, names = target.subtasks.codes()
+    return {names[code]: np.flatnonzero(codes_E == code) for code in sorted(range(len(names)), key=names.__getitem__)}
 
 
 def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None:

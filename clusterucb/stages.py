@@ -119,7 +119,8 @@ class SearchStage:
 
     def tell(self, job: Job, answer: Answer) -> None:
         """Log the scores, then count them; tell the search every round that is complete."""
-        assert isinstance(answer, Scores) and isinstance(job.task, ScoreTask)
+        assert isinstance(answer, Scores)
+        assert isinstance(job.task, ScoreTask)
         round_index = self._round_of[job.index]
         self._log.append(self.name, round_index, answer)
         self._emit(_progress(self.name, answer, len(job.task.batch.tokens_T)))

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from clusterucb.audit import AuditEstimate
@@ -73,11 +74,16 @@ class Summary(_Part):
     workers: tuple[WorkerUse, ...]
 
 
-def composition(groups_N: Sequence[str], scored: IntArray, selected: IntArray) -> tuple[Share, ...]:
-    """Count groups in pool, scored and selected samples; the most selected first."""
-    pool = Counter(groups_N)
-    among, chosen = Counter(groups_N[i] for i in scored.tolist()), Counter(groups_N[i] for i in selected.tolist())
-    shares = [Share(name=name, pool=pool[name], scored=among[name], selected=chosen[name]) for name in pool]
+def composition(
+    codes_N: npt.NDArray[np.int32], names: Sequence[str], scored: IntArray, chosen: IntArray
+) -> tuple[Share, ...]:
+    """Count groups (code -1: none) in pool, scored and selected samples; the most selected first."""
+
+    def count(codes: npt.NDArray[np.int32]) -> list[int]:
+        return np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+
+    counts = zip(names, count(codes_N), count(codes_N[scored]), count(codes_N[chosen]), strict=True)
+    shares = [Share(name=name, pool=pool, scored=among, selected=selected) for name, pool, among, selected in counts]
     return tuple(sorted(shares, key=lambda share: (-share.selected, -share.scored, share.name)))
 
 
@@ -86,7 +92,7 @@ def summarise(
     pool: TokenStore,
     target: TokenStore,
     subtasks: tuple[str, ...],
-    labels_N: Sequence[int] | None,
+    labels_N: npt.NDArray[np.int32] | None,
     drawn: ScoreTable,
     everything: ScoreTable,
     subset: SelectedSubset,
@@ -96,9 +102,10 @@ def summarise(
 ) -> Summary:
     """Put a finished run into words and numbers."""
     excluded = Counter(failure.reason for failure in (*pool.failures, *everything.failures))
-    clusters = (
-        () if labels_N is None else composition([str(label) for label in labels_N], drawn.samples_B, subset.samples_B)
-    )
+    clusters: tuple[Share, ...] = ()
+    if labels_N is not None:
+        names = [str(cluster) for cluster in range(int(labels_N.max()) + 1)]
+        clusters = composition(labels_N, names, drawn.samples_B, subset.samples_B)
     return Summary(
         run=run,
         pool=pool.num_samples,
@@ -110,7 +117,7 @@ def summarise(
         scored=len(drawn.samples_B),
         selected=len(subset),
         threshold=subset.threshold,
-        by_source=composition(pool.sources, drawn.samples_B, subset.samples_B),
+        by_source=composition(*pool.sources.codes(), drawn.samples_B, subset.samples_B),
         by_cluster=clusters,
         label_tokens=Lengths(
             pool=float(np.median(pool.label_counts_N[pool.usable_N])),

@@ -12,6 +12,7 @@ import numpy as np
 from clusterucb.batching import micro_batches
 from clusterucb.costs import cost_of, save_cost
 from clusterucb.events import Emit, Note, Progressed, StageFinished, StageStarted
+from clusterucb.preparation import target_subtasks
 from clusterucb.stages import FixedStage
 from clusterucb.targets import TargetBank, TargetPart, combine
 from clusterucb.tasks import Answer, Stage, TargetTask, Task
@@ -25,12 +26,11 @@ def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit)
     if path.exists():
         return
     usable = np.flatnonzero(target.usable_N)
-    names = sorted(set(target.subtasks))
-    subtask_N = np.asarray(target.subtasks, dtype=np.str_)
+    subtasks = target_subtasks(target)
     plan = [
         (name, batch)
-        for name in names
-        for batch in micro_batches(usable[subtask_N[usable] == name], target.lengths_N, batch_tokens)
+        for name, rows in subtasks.items()
+        for batch in micro_batches(rows[target.usable_N[rows]], target.lengths_N, batch_tokens)
     ]
     parts: dict[int, TargetPart] = {}
 
@@ -56,7 +56,7 @@ def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit)
     ordered = [parts[index] for index in range(len(plan))]
     for failure in (failure for part in ordered for failure in part.failures):
         emit(Note(text=f"target: excluded {target.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip()))
-    combine(names, ordered).save(path)
+    combine(tuple(subtasks), ordered).save(path)
     save_cost(state, cost_of("target", target, usable, backward=True, seconds=sum(part.seconds for part in ordered)))
     emit(StageFinished(stage="target"))
 
