@@ -4,8 +4,8 @@ Every index is minus infinity for an exhausted arm, which is never drawn, and pl
 observation (every draw of its cold start failed), which gets another cold start. Ties go to the lowest arm.
 """
 
-import heapq
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,12 @@ from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]
 from clusterucb import config
 from clusterucb.search.arms import ArmStatistics, Real
 from clusterucb.search.ledger import buys
+from clusterucb.search.levels import fill_to_level
+from clusterucb.search.shrinkage import components
 from clusterucb.types import IntArray
+
+CAUTION = 0.5
+"""Posterior deviations below its posterior mean at which `UcbBeta` expects an arm's next rewards."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,15 +67,44 @@ class Ranked(ABC):
 
 @dataclass(frozen=True, slots=True)
 class UcbBeta(Ranked):
-    """mean + beta * standard deviation of the arm's rewards (ClusterUCB). The deviation doesn't shrink with draws."""
+    """mean + beta * standard deviation of the arm's rewards (ClusterUCB). The deviation doesn't shrink with draws.
+
+    Drawn one at a time, an arm that leads by luck falls back as soon as its next rewards are in. Inside a round they
+    aren't, so each further draw counts as if it brought the arm's cautious mean (the posterior mean less CAUTION
+    posterior deviations) where that is below the observed one. `official` fills by rank instead.
+    """
 
     beta: float
     official: bool = False
 
     def indices(self, arms: ArmStatistics) -> Real:
         """Return an upper quantile of each arm's rewards."""
-        std_K = arms.population_std_K if self.official else arms.shrunk_std_K
-        return live(arms, arms.mean_K + self.beta * std_K)
+        return live(arms, arms.mean_K + self._margin_K(arms))
+
+    def _margin_K(self, arms: ArmStatistics) -> Real:
+        return self.beta * (arms.population_std_K if self.official else arms.shrunk_std_K)
+
+    def draws(self, arms: ArmStatistics, capacity_K: IntArray, size: int) -> Draws:
+        """Draw where the index is largest, letting lucky arms fall back."""
+        alone = size == 1 and not arms.in_flight_K.any()
+        if self.official or alone or not arms.count_K.any():
+            return Ranked.draws(self, arms, capacity_K, size)
+        posterior = components(arms)
+        n_K, ahead_K = arms.count_K, arms.in_flight_K
+        index_K = arms.mean_K + self._margin_K(arms)
+        fall_K = np.maximum(arms.mean_K - (posterior.mean_K - CAUTION * posterior.std_K), 0.0)
+
+        def above(level: float) -> Real:
+            excess_K = index_K - level
+            bounded = (excess_K > 0) & (excess_K < fall_K)
+            terms_K = np.divide(n_K * excess_K, fall_K - excess_K, out=np.zeros(len(arms)), where=bounded) - ahead_K
+            return np.where(bounded, np.ceil(terms_K), np.where(excess_K > 0, np.inf, 0.0))
+
+        def term(arm: int, draws: int) -> float:
+            further = int(ahead_K[arm]) + draws
+            return float(index_K[arm] - fall_K[arm] * (further / (int(n_K[arm]) + further) if further else 0.0))
+
+        return _level(arms, self.indices(arms), above, term, float((index_K - fall_K).min()), capacity_K, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,47 +157,38 @@ class Ucb1:
 
     def draws(self, arms: ArmStatistics, capacity_K: IntArray, size: int) -> Draws:
         """Draw where the index is largest, lowering it with every draw."""
-        known_K = np.maximum(arms.count_K + arms.in_flight_K, 1)
+        known_K = arms.count_K + arms.in_flight_K
         bonus = self._bonus(arms)
-        unseen = arms.count_K == 0
 
-        def above(level: float) -> IntArray:
-            """Count, up to its capacity, each arm's terms that surely exceed the level."""
+        def above(level: float) -> Real:
             gap_K = level - arms.mean_K
             width_K = np.divide(bonus, gap_K, out=np.full(len(arms), np.inf), where=gap_K > bonus / 2.0**26)
-            terms_K = np.ceil(width_K**2) - known_K - 1
-            return np.where(unseen, capacity_K, np.clip(terms_K, 0, capacity_K)).astype(np.int64)
+            return np.ceil(width_K**2) - known_K.astype(np.float64)
 
-        low, high = float(arms.mean_K.min()), float(arms.mean_K.max()) + bonus + 1e-9
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if above(middle).sum() > size else (low, middle)
-        counts_K = above(high)
-        if counts_K.sum() > size:  # unobserved arms alone fill the round, lowest arms first
-            counts_K = np.clip(size - (np.cumsum(counts_K) - counts_K), 0, counts_K)
-        self._finish(arms.mean_K, bonus, known_K, capacity_K, counts_K, size)
-        order = np.argsort(-self.indices(arms), kind="stable")
-        order = order[counts_K[order] > 0]
-        return Draws(order, counts_K[order])
+        def term(arm: int, draws: int) -> float:
+            return float(arms.mean_K[arm] + bonus / np.sqrt(known_K[arm] + draws))
 
-    @staticmethod
-    def _finish(
-        mean_K: Real, bonus: float, known_K: IntArray, capacity_K: IntArray, counts_K: IntArray, size: int
-    ) -> None:
-        """Give the last few draws one at a time, in `counts_K`."""
+        return _level(arms, self.indices(arms), above, term, float(arms.mean_K.min()), capacity_K, size)
 
-        def term(arm: int) -> float:
-            return -float(mean_K[arm] + bonus / np.sqrt(known_K[arm] + counts_K[arm]))
 
-        left = size - int(counts_K.sum())
-        heap = [(term(arm), arm) for arm in np.flatnonzero(counts_K < capacity_K).tolist()]
-        heapq.heapify(heap)
-        while left and heap:
-            _, arm = heapq.heappop(heap)
-            counts_K[arm] += 1
-            left -= 1
-            if counts_K[arm] < capacity_K[arm]:
-                heapq.heappush(heap, (term(arm), arm))
+def _level(
+    arms: ArmStatistics,
+    indices_K: Real,
+    above: Callable[[float], Real],
+    term: Callable[[int, int], float],
+    low: float,
+    capacity_K: IntArray,
+    size: int,
+) -> Draws:
+    """Fill unobserved arms by rank, then the others to a level; best arm first."""
+    unseen_K = np.where(arms.count_K == 0, capacity_K, 0)
+    first_K = np.clip(size - (np.cumsum(unseen_K) - unseen_K), 0, unseen_K)
+    seen_K = np.where(arms.count_K == 0, 0, capacity_K)
+    high = float(indices_K[np.isfinite(indices_K)].max(initial=low)) + 1e-9
+    counts_K = first_K + fill_to_level(above, term, low, high, seen_K, size - int(first_K.sum()))
+    order = np.argsort(-indices_K, kind="stable")
+    order = order[counts_K[order] > 0]
+    return Draws(order, counts_K[order])
 
 
 def build_allocator(search: config.Search) -> Allocator | None:

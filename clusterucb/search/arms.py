@@ -64,11 +64,15 @@ class ArmStatistics:
         return np.sqrt(self.squares_K / np.maximum(self.count_K, 1))
 
     @property
+    def pooled_variance(self) -> float:
+        """Variance within arms, over all of them."""
+        return float(self.squares_K.sum() / max(int(np.maximum(self.count_K - 1, 0).sum()), 1))
+
+    @property
     def shrunk_std_K(self) -> Real:
         """Sample deviation with the variance drawn to the pooled within-arm variance, which counts as a few draws."""
         freedom_K = np.maximum(self.count_K - 1, 0)
-        pooled = self.squares_K.sum() / max(freedom_K.sum(), 1)
-        return np.sqrt((self.squares_K + PRIOR_DRAWS * pooled) / (freedom_K + PRIOR_DRAWS))
+        return np.sqrt((self.squares_K + PRIOR_DRAWS * self.pooled_variance) / (freedom_K + PRIOR_DRAWS))
 
     def plan(self, draws_K: IntArray) -> "ArmStatistics":
         """Return the statistics with `draws_K` more draws in flight."""

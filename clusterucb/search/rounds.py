@@ -15,9 +15,6 @@ def cold_start_K(size_K: IntArray, config: Search) -> IntArray:
     return np.minimum(size_K, wanted_K.astype(np.int64))
 
 
-def round_size(index: int, rounds: Rounds, limit: int) -> int:
-    """Return the draws of round `index` (1, 2, ..) where at most `limit` are left."""
-    exponent = index - 1
-    if rounds.growth > 1.0 and exponent * np.log(rounds.growth) > np.log(max(limit, 1) / rounds.first):
-        return limit
-    return min(int(rounds.first * rounds.growth**exponent + 1e-9), limit)
+def round_size(planned: int, left: int, rounds: Rounds) -> int:
+    """Return the next round's draws after `planned` ones, with `left` to spend: in proportion to what is known."""
+    return min(max(rounds.first, int((rounds.growth - 1.0) * planned + 1e-9)), left)

@@ -153,13 +153,13 @@ class Search:
         left = self.ledger.limit - self.ledger.planned + self._refunded
         arms = self._arms
         if isinstance(self._order, PoolOrder):
-            return self._order.take(round_size(self._next + 1, self.config.rounds, left), int(arms.drawn_K.sum()))
+            return self._order.take(left, int(arms.drawn_K.sum()))  # nothing to learn: one round, replacements apart
         if self._next == 0:
             drawn = np.flatnonzero(self._cold_K)
             return self._order.take(drawn, self._cold_K[drawn], arms.drawn_K)
         assert self._allocator is not None
         again_K = np.clip(self._cold_K - arms.in_flight_K, 0, arms.remaining_K)
         capacity_K = np.where(arms.count_K > 0, arms.remaining_K, again_K)
-        size = round_size(self._next, self.config.rounds, left)
+        size = round_size(self.ledger.planned, left, self.config.rounds)
         draws = self._allocator.draws(arms, capacity_K, size)
         return self._order.take(draws.arms, draws.counts, arms.drawn_K)
