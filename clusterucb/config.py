@@ -203,7 +203,7 @@ class Clusters(Section):
     tolerance: float = Field(default=1e-4, ge=0)
     """Stop when the mean cosine to the nearest centroid improves by less than this share."""
     init_sample: int = Field(default=65536, ge=2)
-    """k-means++ chooses its start among this many points."""
+    """k-means++ chooses its start among this many points at most."""
     train_sample: int = Field(default=256, ge=1)
     """Points a cluster that the iterations see; a larger pool then updates the centroids once and is assigned."""
 
@@ -264,10 +264,10 @@ Allocator = Annotated[UcbBeta | Ucb1 | ThreshHard | ThreshNormal | Uniform | Exh
 class Rounds(Section):
     """Sizes of the rounds after the cold start; a pure function of the configuration."""
 
-    first: int = Field(default=64, ge=1)
-    """Draws in the first round."""
-    growth: float = Field(default=1.5, ge=1.0)
-    """Each round is this many times larger than the last."""
+    first: int = Field(default=8, ge=1)
+    """Draws in a round at least."""
+    growth: float = Field(default=1.1, ge=1.0)
+    """Factor by which a round multiplies the draws so far, cold start included; 1 keeps every round at `first`."""
     lag: Literal[0, 1] = 0
     """Round t is planned from the results of rounds up to t - 1 - lag; 1 keeps every worker busy while a round drains."""
 
