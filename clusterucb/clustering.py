@@ -28,8 +28,10 @@ from clusterucb.types import Clusters, FloatArray, IntArray
 Features = npt.NDArray[Any]
 """N x F numbers of any float type, an array or a memory map."""
 
-BLOCK_BYTES = 64 * 2**20
-"""Float32 bytes of one block and of its cosines."""
+BLOCK_BYTES = 8 * 2**20
+"""Float32 bytes of one block and of its cosines: small enough for the cache, and for malloc to reuse."""
+START_POINTS = 8
+"""Points a cluster that the start looks at, where that is more than 4,096 in all."""
 REPAIRS = 32
 """Rounds in which empty clusters are filled and their neighbours may follow, before they are only filled."""
 FOLLOW_MARGIN = 1e-6
@@ -75,7 +77,8 @@ def fit(
 
     everything = _Points(features_NF, rows, k)
     train = everything.sample(settings.train_sample * k, rng)
-    centroids_KF = _spread_start(train.sample(max(settings.init_sample, k), rng), k, rng)
+    start_size = max(k, min(settings.init_sample, max(4096, START_POINTS * k)))
+    centroids_KF = _spread_start(train.sample(start_size, rng), k, rng)
     report(Step("start", 0, math.nan))
 
     centroids_KF, iteration = _iterate(train, centroids_KF, settings, report)
@@ -189,12 +192,17 @@ def _assign(
     cosines_n = np.empty(len(points), dtype=np.float32)
     sums_KF = torch.zeros(centroids_KF.shape if with_sums else (0, 0), dtype=torch.float64)
     for part, x_BF in points.blocks():
-        best_B, index_B = torch.max(x_BF @ centroids_KF.T, dim=1)  # of equal cosines the first
-        labels_n[part] = index_B.numpy()
-        cosines_n[part] = best_B.numpy()
+        labels_n[part], cosines_n[part] = _nearest(x_BF, centroids_KF)
         if with_sums:
-            sums_KF.index_add_(0, index_B, x_BF.double())
+            sums_KF.index_add_(0, torch.from_numpy(labels_n[part]), x_BF.double())
     return labels_n, cosines_n, sums_KF
+
+
+def _nearest(x_BF: torch.Tensor, centroids_KF: torch.Tensor) -> tuple[IntArray, FloatArray]:
+    """Return each row's centroid of largest cosine, the first of equal ones, and that cosine."""
+    cosines_BK = (x_BF @ centroids_KF.T).numpy()
+    index_B = cosines_BK.argmax(axis=1)  # numpy's is ten times faster than torch's here
+    return index_B, cosines_BK[np.arange(len(index_B)), index_B]
 
 
 def _means(
@@ -228,10 +236,10 @@ def _fill_empty(
         centroids_KF[empty] = fresh_EF
         if repair < REPAIRS:  # points that follow may leave another cluster empty, hence the rounds
             for part, x_BF in points.blocks():
-                best_B, index_B = torch.max(x_BF @ fresh_EF.T, dim=1)
-                follows_B = best_B.numpy() > cosines_n[part] + FOLLOW_MARGIN
-                labels_n[part][follows_B] = empty[index_B.numpy()[follows_B]]
-                cosines_n[part][follows_B] = best_B.numpy()[follows_B]
+                index_B, best_B = _nearest(x_BF, fresh_EF)
+                follows_B = best_B > cosines_n[part] + FOLLOW_MARGIN
+                labels_n[part][follows_B] = empty[index_B[follows_B]]
+                cosines_n[part][follows_B] = best_B[follows_B]
         labels_n[founders] = empty
         cosines_n[founders] = (points.unit(founders) * fresh_EF).sum(dim=1).numpy()
 

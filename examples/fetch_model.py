@@ -151,7 +151,7 @@ def fetch(out: Path) -> None:
     if is_finished(out):
         say(f"{out} is complete: kept")
         return
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FetchError(f"{out} exists but is not a finished model folder: remove it, or name another with --out")
     try:
         import gguf  # noqa: F401
