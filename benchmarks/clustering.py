@@ -153,11 +153,13 @@ def main() -> None:
             )
     print(f"clusterucb: start {ours['start_s']:.2f} s, one iteration {ours['pass_s'] / limit:.2f} x the limit")
 
-    # A pass grows with rows x clusters x features; the start with the square of clusters (its sample grows with them).
-    per_pass = ours["pass_s"] / (arguments.rows * arguments.clusters * arguments.features)
+    # Of a pass the product grows with rows x clusters x features, the rest with rows x features; the start grows with the
+    # square of clusters, because its sample grows with them.
+    element = limit / (arguments.rows * arguments.features)
+    element = element * MILLION["clusters"] / arguments.clusters + (ours["pass_s"] - limit) / limit * element
     sample = 256 * MILLION["clusters"]
-    iterate = 50 * per_pass * sample * MILLION["clusters"] * MILLION["features"]
-    full = 2 * per_pass * MILLION["rows"] * MILLION["clusters"] * MILLION["features"]
+    iterate = 50 * element * sample * MILLION["features"]
+    full = 2 * element * MILLION["rows"] * MILLION["features"]
     start = ours["start_s"] * (MILLION["clusters"] / arguments.clusters) ** 2 * MILLION["features"] / arguments.features
     shape = f"{MILLION['rows']:,} x {MILLION['features']:,}, {MILLION['clusters']:,} clusters"
     print(
