@@ -153,7 +153,7 @@ def main() -> None:
             )
     print(f"clusterucb: start {ours['start_s']:.2f} s, one iteration {ours['pass_s'] / limit:.2f} x the limit")
 
-    # Of a pass the product grows with rows x clusters x features, the rest with rows x features; the start grows with the
+    # Of a pass the product grows with rows x clusters x features, the rest with rows x features; the start with the
     # square of clusters, because its sample grows with them.
     element = limit / (arguments.rows * arguments.features)
     element = element * MILLION["clusters"] / arguments.clusters + (ours["pass_s"] - limit) / limit * element
