@@ -5,7 +5,7 @@ Padding never enters, whatever it holds. A sample without a direction (all zero 
 
 import numpy as np
 import torch
-from torch import Tensor, linalg
+from torch import Tensor
 
 from clusterucb.types import Failure, HalfArray, IntArray, Reason
 
@@ -25,7 +25,7 @@ def pool(states_BTF: Tensor, real_BT: Tensor, weighted: bool) -> Tensor:
 
 def unit_rows(samples_B: IntArray, pooled_BF: Tensor) -> tuple[IntArray, HalfArray, tuple[Failure, ...]]:
     """Return the samples that have a direction, their unit vectors, and the others as failures."""
-    norm_B = linalg.vector_norm(pooled_BF.double(), dim=1)
+    norm_B = pooled_BF.double().square().sum(1).sqrt()
     good_B = torch.isfinite(norm_B) & (norm_B > 0)
     unit_BF = pooled_BF[good_B].double() / norm_B[good_B][:, None]
     kept_B, norms_B = good_B.cpu().numpy(), norm_B.cpu().numpy()
