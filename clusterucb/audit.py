@@ -9,10 +9,11 @@ rewards are fixed, only the audit is random, and no distribution of rewards is a
   units of weight from the best down: J with M replaced by its unbiased estimate. Its bias is a fraction of what one
   audited sample stands for, u / (m k), and far below its standard error. `missed`, the undrawn samples above the
   selection's own threshold, is exactly unbiased, and 1 - missed / k is recall's pessimistic bound.
-- The interval keeps every j that a two-sided test at the error rate does not refuse: j is refused as too large when so
-  many audited samples above x_j would be rare with M(x_j) = k - j, and as too small when so few above x_{j+1} would
-  be. For the true J both test a true hypothesis, so the many j need no correction. Tails are mid-p: counts of a
-  small audit are coarse, and exact tails would cover too often.
+- The interval keeps every j that a test at the error rate does not refuse: j is refused as too large when so many
+  audited samples above x_j would be implausible with M(x_j) = k - j, and as too small when so few above x_{j+1} would
+  be. For the true J both test a true hypothesis, so the many j need no correction. Plausibility is the probability of
+  the outcomes at least as far out, in either tail (Blaker 2000), the observed one counted by half (mid-p): the counts
+  of a small audit are coarse, and exact or equal tails would cover too often.
 
 A sample that fails when audited is not in the true top k: it counts as audited and above nothing.
 """
@@ -59,7 +60,7 @@ def estimate(drawn_rewards: Real, audit_rewards: Real, num_undrawn: int, k: int,
     above_k = len(found) - np.searchsorted(found, best, side="right")  # X_1, .., X_k
     weight = num_undrawn / audited if audited else 1.0
     recall = _weighted_recall(best, found, weight, k)
-    low, high = _interval(above_k, num_undrawn, audited, (1.0 - confidence) / 2)
+    low, high = _interval(above_k, num_undrawn, audited, 1.0 - confidence)
     missed = float(above_k[-1] * weight)
     return AuditEstimate(recall, min(low / k, recall), max(high / k, recall), missed, audited, confidence)
 
@@ -73,15 +74,15 @@ def _weighted_recall(best: Real, found: Real, weight: float, k: int) -> float:
     return float(np.diff(ends, prepend=0.0)[drawn[order]].sum() / k)
 
 
-def _interval(above_k: IntArray, num_undrawn: int, audited: int, tail: float) -> tuple[int, int]:
-    """Return the smallest and the largest J that is not refused; the tests are monotone in J."""
+def _interval(above_k: IntArray, num_undrawn: int, audited: int, error: float) -> tuple[int, int]:
+    """Return the smallest and the largest J that is not refused; plausibility falls away from J on both sides."""
     k = len(above_k)
 
     def too_large(j: int) -> bool:  # M(x_j) is at most k - j
-        return j > 0 and _above(int(above_k[j - 1]), num_undrawn, k - j, audited) <= tail
+        return j > 0 and _plausibility(int(above_k[j - 1]), num_undrawn, k - j, audited, many=True) <= error
 
     def large_enough(j: int) -> bool:  # M(x_{j+1}) is at least k - j
-        return j == k or 1.0 - _above(int(above_k[j]), num_undrawn, k - j, audited) > tail
+        return j == k or _plausibility(int(above_k[j]), num_undrawn, k - j, audited, many=False) > error
 
     candidates = range(max(0, k - num_undrawn), k + 1)
     low = candidates[bisect_left(candidates, True, key=large_enough)]
@@ -89,7 +90,12 @@ def _interval(above_k: IntArray, num_undrawn: int, audited: int, tail: float) ->
     return min(low, high), max(low, high)
 
 
-def _above(count: int, population: int, successes: int, audited: int) -> float:
-    """Return P(X > count) + P(X = count) / 2 for hypergeometric X."""
-    law = hypergeom(population, successes, audited)
-    return float(law.sf(count) + 0.5 * law.pmf(count))  # pyright: ignore
+def _plausibility(count: int, num_undrawn: int, above: int, audited: int, many: bool) -> float:
+    """Return the probability of counts at least as extreme, upwards if `many`, as well as of the other tail's."""
+    law = hypergeom(num_undrawn, above, audited)
+    pmf: Real = np.asarray(law.pmf(np.arange(audited + 1)), dtype=np.float64)  # pyright: ignore
+    if not many:
+        pmf, count = pmf[::-1], audited - count
+    tail = float(pmf[count:].sum())
+    other = np.cumsum(pmf[:count])
+    return tail - float(pmf[count]) / 2 + float(other[other <= tail].max(initial=0.0))
