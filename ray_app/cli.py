@@ -56,13 +56,16 @@ def resume(run: Folder, set_: Set = None, address: Address = None, quiet: Quiet 
 
 
 def _select(config: "RunConfig", out: Path, address: str | None, quiet: bool, json: bool) -> None:
+    from ray_app.cluster import choose_address
+
+    where = choose_address(address)  # before Ray is imported
     from clusterucb.run_folder import RunFolder
     from ray_app.report import print_summary
     from ray_app.select import select as run_selection
     from ray_app.views import view_of
 
     folder = RunFolder(out.resolve())
-    summary = run_selection(config, folder, address, view_of("quiet" if quiet else "json" if json else "bar"))
+    summary = run_selection(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
     if json:
         print(summary.model_dump_json())
     else:

@@ -1,6 +1,7 @@
 """The end of a run on a terminal: what was chosen, from where, what it cost, what was missed."""
 
 import json
+import textwrap
 from itertools import islice
 
 from rich.console import Console
@@ -10,14 +11,15 @@ from clusterucb.run_folder import RunFolder
 from clusterucb.summary import Share, Summary
 
 _ROWS = 12
+_ID_WIDTH = 24
 
 
 def print_summary(summary: Summary, folder: RunFolder, console: Console) -> None:
     """Print composition, cost, audit and the first rows of the selection."""
     console.print(_composition(summary.by_source, summary))
     console.print(_cost(summary))
-    console.print(_top_rows(folder))
-    console.print(_sentences(summary, folder), highlight=False)
+    console.print(_top_rows(folder, max(24, console.width - _ID_WIDTH - 28)))
+    console.print(_sentences(summary, folder), highlight=False, soft_wrap=True)
 
 
 def _composition(shares: tuple[Share, ...], summary: Summary) -> Table:
@@ -44,17 +46,19 @@ def _cost(summary: Summary) -> Table:
     return table
 
 
-def _top_rows(folder: RunFolder) -> Table:
+def _top_rows(folder: RunFolder, width: int) -> Table:
     table = Table(title="the first rows of the selection", title_justify="left")
     table.add_column("rank", justify="right")
     table.add_column("influence", justify="right")
-    table.add_column("id")
-    table.add_column("starts with", overflow="ellipsis", no_wrap=True, max_width=72)
+    table.add_column("id", no_wrap=True)
+    table.add_column("starts with", no_wrap=True)
     with folder.selection_file.open(encoding="utf-8") as file:
         for line in islice(file, _ROWS):
             row = json.loads(line)
             found = row["clusterucb"]
-            table.add_row(str(found["rank"]), f"{found['influence']:.4f}", found["id"], _first_words(row))
+            name = textwrap.shorten(found["id"], _ID_WIDTH, placeholder="…")
+            words = textwrap.shorten(_first_words(row), width, placeholder="…")
+            table.add_row(str(found["rank"]), f"{found['influence']:.4f}", name, words)
     return table
 
 

@@ -24,7 +24,7 @@ _POLL_S = 0.25
 _JOINS = 3
 
 
-def select(config: RunConfig, folder: RunFolder, address: str | None, view: View) -> Summary:
+def select(config: RunConfig, folder: RunFolder, address: str, view: View) -> Summary:
     """Run a selection to its end in `folder`; a finished folder answers at once."""
     with view, _stoppable() as stop:
         if folder.finished:

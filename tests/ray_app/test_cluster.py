@@ -1,0 +1,44 @@
+"""A local Ray listens on loopback only; a cluster that is not there is a clear error."""
+
+import subprocess
+import sys
+
+import pytest
+
+from clusterucb.errors import ResourceError
+from ray_app.cluster import choose_address, connected
+
+LISTENERS = """
+import contextlib
+import psutil
+from ray_app.cluster import choose_address, connected
+with connected(choose_address("local")):
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections(kind="inet"):
+                if connection.status == psutil.CONN_LISTEN:
+                    print(connection.laddr.ip)
+"""
+
+
+@pytest.mark.ray
+def test_a_local_ray_listens_on_loopback_only():
+    # A process of its own: the switch is read when Ray is imported.
+    answer = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert {address.removeprefix("::ffff:") for address in answer.stdout.split()} == {"127.0.0.1"}
+
+
+def test_the_address_asked_for_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert choose_address(None) == "head:6379"
+    assert choose_address("other:6379") == "other:6379"
+    assert choose_address("local") == "local"
+    assert choose_address(None) == "local"
+
+
+@pytest.mark.ray
+def test_a_missing_cluster_is_named():
+    with pytest.raises(ResourceError, match=r"no Ray cluster answers at auto"), connected("auto"):
+        pass
