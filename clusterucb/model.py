@@ -51,6 +51,8 @@ class ModelShape:
     num_layers: int
     hidden_size: int
     vocab_size: int
+    max_positions: int | None
+    """Tokens that the model has positions for, where its configuration says."""
     gradient_tensors: int
     gradient_coordinates: int
 
@@ -138,6 +140,7 @@ def describe(config: Model, gradients: Gradients) -> ModelShape:
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
+        max_positions=getattr(text, "max_position_embeddings", None),
         gradient_tensors=len(layers),
         gradient_coordinates=sum(layer.size for layer in layers),
     )

@@ -314,6 +314,7 @@ def test_sizes_are_those_of_the_loaded_model(tied: bool, tmp_path: Path):
         counted = lora or {n: p for n, p in parameters.items() if "mlp" in n or "q_proj" in n}
         assert shape.num_parameters == sum(p.numel() for n, p in parameters.items() if n not in lora)
         assert (shape.num_layers, shape.hidden_size, shape.vocab_size) == (2, 32, 96)
+        assert shape.max_positions == 256
         assert shape.gradient_tensors == len(counted)
         assert shape.gradient_coordinates == sum(p.numel() for p in counted.values())
 
