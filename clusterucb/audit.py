@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import hypergeom  # pyright: ignore[reportMissingTypeStubs]
+from scipy.special import gammaln  # pyright: ignore[reportMissingTypeStubs]
 
 from clusterucb import config
 from clusterucb.types import IntArray
@@ -92,10 +92,27 @@ def _interval(above_k: IntArray, num_undrawn: int, audited: int, error: float) -
 
 def _plausibility(count: int, num_undrawn: int, above: int, audited: int, many: bool) -> float:
     """Return the probability of counts at least as extreme, upwards if `many`, as well as of the other tail's."""
-    law = hypergeom(num_undrawn, above, audited)
-    pmf: Real = np.asarray(law.pmf(np.arange(audited + 1)), dtype=np.float64)  # pyright: ignore
+    pmf = _hypergeometric(num_undrawn, above, audited)
     if not many:
         pmf, count = pmf[::-1], audited - count
     tail = float(pmf[count:].sum())
     other = np.cumsum(pmf[:count])
     return tail - float(pmf[count]) / 2 + float(other[other <= tail].max(initial=0.0))
+
+
+def _hypergeometric(population: int, successes: int, drawn: int) -> Real:
+    """Return the probabilities of 0, .., `drawn` successes in a sample of `drawn`."""
+    counts = np.arange(drawn + 1)
+    possible = (counts <= successes) & (drawn - counts <= population - successes)
+    taken = counts[possible]
+    pmf = np.zeros(drawn + 1)
+    pmf[possible] = np.exp(
+        _log_choose(successes, taken)
+        + _log_choose(population - successes, drawn - taken)
+        - _log_choose(population, np.array(drawn))
+    )
+    return pmf
+
+
+def _log_choose(of: int, taken: IntArray) -> Real:
+    return np.asarray(gammaln(of + 1) - gammaln(taken + 1) - gammaln(of - taken + 1), dtype=np.float64)

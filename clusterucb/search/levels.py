@@ -27,15 +27,21 @@ def fill_to_level(
     level, perhaps one too many or too few; `low` and `high` enclose all terms.
     """
 
-    def surely_above(level: float) -> IntArray:
-        return np.clip(above(level) - 1, 0, capacity_K).astype(np.int64)
+    def bounds(level: float) -> tuple[int, IntArray]:
+        """Return at least the number of all terms above the level, and at most each arm's."""
+        count_K = above(level)
+        return int(np.clip(count_K + 1, 0, capacity_K).sum()), np.clip(count_K - 1, 0, capacity_K).astype(np.int64)
 
     if int(capacity_K.sum()) <= size:
         return capacity_K.copy()
+    draws_K = np.zeros_like(capacity_K)
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if surely_above(middle).sum() > size else (low, middle)
-    draws_K = surely_above(high)
+        most, surely_K = bounds(middle)
+        if most > size:
+            low = middle
+        else:
+            high, draws_K = middle, surely_K
     left = size - int(draws_K.sum())
     heap = [(-term(k, int(draws_K[k])), k) for k in np.flatnonzero(draws_K < capacity_K).tolist()]
     heapq.heapify(heap)
