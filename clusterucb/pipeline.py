@@ -6,7 +6,6 @@ is on disk is not repeated, and what comes out is a function of configuration, d
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,7 @@ from clusterucb.score_table import ScoreTable
 from clusterucb.search import Search
 from clusterucb.selection import select
 from clusterucb.stages import SearchStage, score_stage
+from clusterucb.streams import Streams
 from clusterucb.summary import summarise
 from clusterucb.target_stage import load_bank, target_stage
 from clusterucb.targets import TargetBank
@@ -35,20 +35,6 @@ from clusterucb.tasks import Stage
 from clusterucb.types import Clusters, IntArray, WorkerInfo
 
 Labels = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """One independent random stream a purpose, all from the seed of the run."""
-
-    clusters: np.random.Generator
-    search: np.random.Generator
-    audit: np.random.Generator
-
-    @classmethod
-    def of(cls, seed: int) -> "Streams":
-        """Derive the streams."""
-        return cls(*(np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)))
 
 
 class SelectionRun:
