@@ -32,11 +32,14 @@ def choose_address(address: str | None) -> str:
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """Connect to what `choose_address` returned, and disconnect at the end."""
+    """Connect to what `choose_address` returned, and disconnect at the end; a process that is connected stays so."""
     import ray
 
     from actors.names import NAMESPACE
 
+    if ray.is_initialized():
+        yield
+        return
     try:
         if address == LOCAL:
             ray.init(

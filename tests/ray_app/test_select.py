@@ -1,0 +1,158 @@
+"""Selections through Ray: the bytes depend on no number of workers, no crash and no stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+import yaml
+from selection_cases import config_of, result_of, run_here, small_selection
+
+from clusterucb.errors import Stopped
+from clusterucb.run_folder import RunFolder
+from ray_app.cluster import LOCAL
+from ray_app.select import select
+from ray_app.status import read_status, request_cancel
+from ray_app.views import LineView
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return small_selection(tmp_path_factory.mktemp("material"))
+
+
+@pytest.fixture(scope="module")
+def expected(settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    return result_of(run_here(config_of(settings), tmp_path_factory.mktemp("expected") / "run"))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    ray.init(
+        _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
+        namespace="clusterucb", log_to_driver=False,
+    )  # fmt: skip
+    yield
+    ray.shutdown()
+
+
+def events_of(folder: RunFolder) -> list[dict[str, object]]:
+    if not folder.events_file.exists():
+        return []
+    return [json.loads(line) for line in folder.events_file.read_text().splitlines() if line.endswith("}")]
+
+
+def when(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def searching(folder: RunFolder, jobs: int = 3) -> bool:
+    return sum(e["event"] == "progressed" and e["stage"] == "search" for e in events_of(folder)) >= jobs
+
+
+def worker_processes() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.name().startswith("ray::GradientWo") or "GradientWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_workers_gives_the_same_bytes(local_ray, settings, expected, tmp_path: Path, workers: int):
+    folder = RunFolder(tmp_path / "run")
+    summary = select(config_of(settings, f"workers.count={workers}"), folder, LOCAL, LineView(None))
+    assert result_of(folder) == expected
+    assert len(summary.workers) == workers
+    assert all(0.05 < worker.peak_host_gib < 4 for worker in summary.workers)
+    assert read_status(folder.path).state == "finished"
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(local_ray, settings, expected, tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        when(lambda: searching(folder))
+        victim = worker_processes()[0]
+        killed.append(victim.pid)
+        victim.kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    select(config_of(settings), folder, LOCAL, LineView(None))
+    killer.join()
+    assert killed
+    assert result_of(folder) == expected
+    assert any(event["event"] == "worker_lost" for event in events_of(folder))
+
+
+def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, settings, expected, tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+
+    def cancel() -> None:
+        when(lambda: searching(folder, jobs=1))
+        request_cancel(folder.path)
+
+    stopper = threading.Thread(target=cancel)
+    stopper.start()
+    with pytest.raises(Stopped, match="clusterucb resume"):
+        select(config_of(settings, "workers.count=1"), folder, LOCAL, LineView(None))
+    stopper.join()
+    assert read_status(folder.path).state == "cancelled"
+    select(config_of(settings), folder, LOCAL, LineView(None))
+    assert result_of(folder) == expected
+
+
+def command_line(settings: dict[str, object], folder: Path) -> subprocess.Popen[str]:
+    config = folder.parent / "config.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    return subprocess.Popen(
+        [sys.executable, "-m", "ray_app", "select", str(config), "--out", str(folder), "--quiet", "--address", "local"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_a_driver_killed_in_the_middle_is_resumed_by_running_again(settings, expected, tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    first = command_line(settings, folder.path)
+    when(lambda: searching(folder) or first.poll() is not None)
+    first.kill()
+    first.wait()
+    assert not folder.finished
+    before = sum(event["event"] == "progressed" for event in events_of(folder))
+    second = command_line(settings, folder.path)
+    output, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    assert "selected 8 of 160" in output
+    assert result_of(folder) == expected
+    computed = [e for e in events_of(folder) if e["event"] == "progressed"]
+    assert sum(e["samples"] for e in computed) <= 8 + 160 + 64 + 32 + 4 * 8, "more than the batches in flight ran twice"
+    assert before > 0
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_exit_code_130(settings, tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    process = command_line(settings, folder.path)
+    when(lambda: searching(folder, jobs=1) or process.poll() is not None)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "clusterucb resume" in errors
+    assert "Traceback" not in errors
