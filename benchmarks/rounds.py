@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans
+import torch
 
 from clusterucb import config
+from clusterucb.clustering import fit
 from clusterucb.simulate import simulate
 
 TARGETS = ("gsm8k", "mbpp", "bbh")
@@ -59,8 +60,7 @@ def load(folder: Path, k: int, seed: int) -> list[Table]:
     sketches_ND = before["sketch"].astype(np.float32)
     sketches_ND /= np.linalg.norm(sketches_ND, axis=1, keepdims=True)
     sketches_ND -= sketches_ND.mean(axis=0)
-    sketches_ND /= np.linalg.norm(sketches_ND, axis=1, keepdims=True)
-    labels_N = KMeans(k, n_init=1, random_state=seed).fit_predict(sketches_ND).astype(np.int32)
+    labels_N = fit(sketches_ND, k, config.Clusters(), np.random.default_rng(seed)).labels_N
     return [Table(after[f"influence_{target}"].max(axis=1).astype(np.float64), labels_N) for target in TARGETS]
 
 
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=40)
     parser.add_argument("--allocator", default="ucb_beta")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     folder = Path(os.environ["CLUSTERUCB_MATERIAL"]) / "traces"
     tables = [load(folder, args.k, seed) for seed in range(args.seeds)]
     print(f"{args.allocator}, K={args.k}, {args.seeds} seeds x {len(TARGETS)} targets: recall (influence)")
