@@ -1,12 +1,12 @@
 """Spherical k-means over features that may be larger than memory.
 
 Invariants: every usable sample gets a label and every cluster a member, duplicates included; a label names the centroid
-of largest cosine (the first of equal ones, unless an empty cluster had to be filled); features are read in blocks, so
-that in float32 there are only one block and the start's sample. With one thread the same generator state gives the same
-bytes.
+of largest cosine (the first of equal ones, unless an empty cluster had to be filled; in centred coordinates where
+`center` is set); features are read in blocks, so that in float32 there are only one block and the start's sample. With
+one thread the same generator state gives the same bytes.
 
 Lloyd's iterations see at most `train_sample` points a cluster; where the pool holds more, the centroids are then
-updated once from the whole pool. Two passes over everything remain, whatever the number of iterations.
+updated once from the whole pool. Two passes over everything remain (three with `center`), however many iterations.
 """
 
 # torch is typed only in part.
@@ -76,6 +76,8 @@ def fit(
     report = progress or _silent
 
     everything = _Points(features_NF, rows, k)
+    if settings.center:
+        everything.center()
     train = everything.sample(settings.train_sample * k, rng)
     start_size = max(k, min(settings.init_sample, max(4096, START_POINTS * k)))
     centroids_KF = _spread_start(train.sample(start_size, rng), k, rng)
@@ -99,16 +101,28 @@ def _silent(step: Step) -> None:
 
 
 class _Points:
-    """Rows of the features, read as blocks of unit float32 vectors; a row of zeros stays one."""
+    """Rows of the features, read as blocks of unit float32 vectors; a row of zeros stays one.
 
-    def __init__(self, features_NF: Features, rows: IntArray, k: int) -> None:
+    Once centred, a row is the unit vector of its direction less the mean direction of all: what the rows share (the
+    momentum in Adam directions, the outlier channels of hidden states) tells none of them apart.
+    """
+
+    def __init__(self, features_NF: Features, rows: IntArray, k: int, mean_F: torch.Tensor | None = None) -> None:
         self.features_NF = features_NF
         self.rows = rows
         self.k = k
+        self.mean_F = mean_F
         self.block = max(256, BLOCK_BYTES // (4 * (features_NF.shape[1] + k)))
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def center(self) -> None:
+        """Find the mean direction, to be taken off every row."""
+        total_F = torch.zeros(self.features_NF.shape[1], dtype=torch.float64)
+        for _, x_BF in self.blocks():
+            total_F += x_BF.sum(dim=0, dtype=torch.float64)
+        self.mean_F = (total_F / len(self)).float()
 
     def unit(self, part: slice | IntArray) -> torch.Tensor:
         """Return the chosen points as a B x F tensor of unit rows."""
@@ -122,7 +136,12 @@ class _Points:
             raise DataError(
                 f"the features of sample {bad} are not finite: mend them, or leave the sample out of the pool"
             )
-        return x_BF.div_(norms_B.clamp_(min=torch.finfo(torch.float32).tiny))
+        x_BF.div_(norms_B.clamp(min=torch.finfo(torch.float32).tiny))
+        if self.mean_F is not None:
+            x_BF.sub_(self.mean_F).mul_(norms_B > 0)
+            norms_B = torch.linalg.vector_norm(x_BF, dim=1, keepdim=True)
+            x_BF.div_(norms_B.clamp(min=FOLLOW_MARGIN)).mul_(norms_B > FOLLOW_MARGIN)  # what is left may be rounding
+        return x_BF
 
     def blocks(self) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield the points in order."""
@@ -135,7 +154,7 @@ class _Points:
         if size >= len(self):
             return self
         rows = self.rows[np.sort(rng.choice(len(self), size, replace=False))]
-        return _Points(np.asarray(self.features_NF[rows]), np.arange(size), self.k)
+        return _Points(np.asarray(self.features_NF[rows]), np.arange(size), self.k, self.mean_F)
 
 
 def _spread_start(points: _Points, k: int, rng: np.random.Generator) -> torch.Tensor:

@@ -199,6 +199,8 @@ class Clusters(Section):
 
     k: int | Literal["auto"] = "auto"
     """`auto` is min(sqrt(N), budget * N / 20), at least 2: at least four cold-start draws a cluster at the defaults."""
+    center: bool = True
+    """Take the mean direction off the features first. The paper does not; see docs/method.md for what that costs."""
     iterations: int = Field(default=50, ge=1)
     tolerance: float = Field(default=1e-4, ge=0)
     """Stop when the mean cosine to the nearest centroid improves by less than this share."""

@@ -13,7 +13,7 @@ from clusterucb import clustering, config
 from clusterucb.errors import ConfigError, DataError
 from clusterucb.types import Clusters
 
-SETTINGS = config.Clusters()
+SETTINGS = config.Clusters(center=False)
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +93,35 @@ def test_objective_is_as_good_as_the_reference(groups: int, k: int, spread: floa
     expected = (unit(x_NF) @ centres_KF.T).max(axis=1).mean()
     found = clustering.fit(x_NF, k, SETTINGS, np.random.default_rng(0))
     assert mean_cosine(x_NF, found) >= expected - 0.02 * abs(expected)
+
+
+@given(seed=st.integers(0, 2**32), zeros=st.integers(0, 3), k=st.integers(1, 8))
+@settings(max_examples=25, deadline=None)
+def test_centring_takes_the_mean_direction_off_rows_that_have_one(seed: int, zeros: int, k: int):
+    x_NF = np.random.default_rng(seed).normal(1.0, 1.0, size=(60, 8))
+    x_NF[:zeros] = 0.0
+    by_hand_NF = unit(x_NF) - unit(x_NF).mean(axis=0)
+    by_hand_NF[:zeros] = 0.0
+    found = clustering.fit(x_NF, k, config.Clusters(), np.random.default_rng(0))
+    expected = clustering.fit(by_hand_NF, k, SETTINGS, np.random.default_rng(0))
+    assert mean_cosine(by_hand_NF, found) == pytest.approx(mean_cosine(by_hand_NF, expected), abs=1e-3)
+    assert len(np.unique(found.labels_N)) == k
+
+
+@pytest.mark.parametrize("k", [1, 7, 50])
+def test_centring_survives_rows_that_are_all_equal(k: int):
+    for x_NF in (np.ones((50, 4), np.float32), np.zeros((50, 4), np.float32)):
+        found = clustering.fit(x_NF, k, config.Clusters(), np.random.default_rng(0))
+        assert len(np.unique(found.labels_N)) == k
+        assert np.isfinite(found.centroids_KF).all()
+
+
+def test_a_common_offset_hides_groups_unless_it_is_taken_off():
+    rng = np.random.default_rng(5)
+    labels_N = np.repeat(np.arange(4), 50)
+    x_NF = rng.normal(scale=0.05, size=(200, 16)) + 0.5 * np.eye(16)[labels_N] + 10.0 * np.eye(16)[15]
+    found = clustering.fit(x_NF, 4, config.Clusters(), rng)
+    assert all(len(np.unique(found.labels_N[labels_N == group])) == 1 for group in range(4))
 
 
 def test_separate_groups_are_found():
