@@ -20,9 +20,13 @@ from clusterucb.config import Workers
 from clusterucb.errors import ClusterUCBError, RunFolderError
 from clusterucb.events import Cancelled, EventLog, Failed, Started, WorkerReady
 from clusterucb.events import WorkerLost as WorkerLostEvent
+from clusterucb.feature_run import FeatureRun
 from clusterucb.pipeline import SelectionRun
 from clusterucb.run_folder import RunFolder
 from clusterucb.types import WorkerInfo
+
+Work = Literal["selection", "features"]
+"""What is done in a run folder: a whole selection, or the features of its pool alone."""
 
 _LOCK_WAIT_S = 15.0
 _CANCEL_POLL_S = 0.5
@@ -37,11 +41,12 @@ class Outcome:
 
 
 class Coordinator:
-    """Runs the selection in one run folder."""
+    """Does the work of one run folder."""
 
-    def __init__(self, folder: str, workers: Workers) -> None:
+    def __init__(self, folder: str, workers: Workers, work: Work = "selection") -> None:
         self._folder = RunFolder(Path(folder))
         self._config = self._folder.read_config().model_copy(update={"workers": workers})
+        self._run_type = SelectionRun if work == "selection" else FeatureRun
         self._task: asyncio.Task[Outcome] | None = None
         self._events: EventLog | None = None
 
@@ -105,7 +110,7 @@ class Coordinator:
         dispatcher = Dispatcher(pool.workers, wanted.in_flight, wanted.attempts, lost)
         loading = asyncio.create_task(pool.load(ready))
         watching = asyncio.create_task(self._watch_for_cancel(asyncio.current_task()))
-        run = SelectionRun(self._config, self._folder, events)
+        run = self._run_type(self._config, self._folder, events)
         try:
             stages = run.stages()
             await loading

@@ -4,15 +4,22 @@ import torch
 
 from clusterucb.config import RunConfig
 from clusterucb.events import Emit
+from clusterucb.feature_run import FeatureRun
 from clusterucb.pipeline import SelectionRun
 from clusterucb.run_folder import RunFolder
 from clusterucb.worker import Worker
 
 
-def run_in_process(config: RunConfig, folder: RunFolder, emit: Emit, device: torch.device | None = None) -> None:
+def run_in_process(
+    config: RunConfig,
+    folder: RunFolder,
+    emit: Emit,
+    device: torch.device | None = None,
+    run_type: type[SelectionRun] | type[FeatureRun] = SelectionRun,
+) -> None:
     """Run a prepared folder to its end with one worker in this process."""
     worker = Worker(config, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    run = SelectionRun(config, folder, emit)
+    run = run_type(config, folder, emit)
     try:
         for stage in run.stages():
             while (job := stage.ask()) is not None:
