@@ -317,7 +317,7 @@ class Audit(Section):
     """A uniform sample of what was not drawn, scored to estimate recall without bias. Outside the budget."""
 
     samples: int | Literal["auto"] = "auto"
-    """`auto` is 1 % of the pool, at least 32; 0 turns the audit off."""
+    """`auto` is 1 % of the pool, at least 100 but no more than half of what was drawn; 0 turns the audit off."""
     confidence: float = Field(default=0.9, gt=0, lt=1)
 
 

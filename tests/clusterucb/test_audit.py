@@ -56,7 +56,8 @@ def test_the_audit_is_uniform_over_the_undrawn() -> None:
 
 def test_the_size_of_an_audit() -> None:
     undrawn, rng = np.arange(900), np.random.default_rng(0)
-    assert len(choose(undrawn, 1000, config.Audit(), rng)) == 32
+    assert len(choose(undrawn, 1200, config.Audit(), rng)) == 100
+    assert len(choose(undrawn, 1000, config.Audit(), rng)) == 50  # half of the 100 drawn
     assert len(choose(undrawn, 50_000, config.Audit(), rng)) == 500
     assert len(choose(undrawn, 10**6, config.Audit(), rng)) == 900
     assert len(choose(undrawn, 1000, config.Audit(samples=0), rng)) == 0
