@@ -1,6 +1,7 @@
 """Features of the pool, from whichever source the configuration names."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,7 @@ def feature_stage(
         assert features.path is not None, "gradients at this checkpoint are scores, not features"
         store.write(reused_sketches(Path(features.path), pool, usable), ())
         return
-    batches, rows = _batches(config, pool, usable), read_rows(config.pool)
-
-    def task(batch: IntArray) -> Callable[[], Task]:
-        if isinstance(features, EmbeddingFeatures):
-            return lambda: EmbeddingTask(batch, _texts(rows, batch))
-        return lambda: HiddenTask(pool.batch(batch))
+    batches, task = feature_batches(config, pool, usable), feature_task(config, pool)
 
     def accept(index: int, answer: Answer) -> None:
         assert isinstance(answer, Hidden)
@@ -59,18 +55,27 @@ def feature_stage(
 
     done = store.open()
     emit(StageStarted(stage="features", total=len(usable), done=sum(len(batches[index]) for index in done)))
-    yield FixedStage("features", [task(batch) for batch in batches], accept, done)
+    yield FixedStage("features", [partial(task, batch) for batch in batches], accept, done)
     seconds = store.consolidate()
     save_cost(state, cost_of("features", pool, usable, backward=False, seconds=seconds))
     emit(StageFinished(stage="features"))
 
 
-def _batches(config: RunConfig, pool: TokenStore, usable: IntArray) -> list[IntArray]:
+def feature_batches(config: RunConfig, pool: TokenStore, usable: IntArray) -> list[IntArray]:
+    """Return the stage's micro-batches."""
     if not isinstance(config.features, EmbeddingFeatures):
         return micro_batches(usable, pool.lengths_N, config.gradients.batch_tokens)
     longest_first = usable[np.lexsort((usable, -pool.lengths_N[usable]))]
     starts = range(0, len(longest_first), config.features.batch_size)
     return [longest_first[start : start + config.features.batch_size] for start in starts]
+
+
+def feature_task(config: RunConfig, pool: TokenStore) -> Callable[[IntArray], Task]:
+    """Return what makes the task of a micro-batch."""
+    if not isinstance(config.features, EmbeddingFeatures):
+        return lambda batch: HiddenTask(pool.batch(batch))
+    rows = read_rows(config.pool)
+    return lambda batch: EmbeddingTask(batch, _texts(rows, batch))
 
 
 def _texts(rows: RowReader, batch: IntArray) -> tuple[str, ...]:

@@ -26,12 +26,7 @@ def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit)
     if path.exists():
         return
     usable = np.flatnonzero(target.usable_N)
-    subtasks = target_subtasks(target)
-    plan = [
-        (name, batch)
-        for name, rows in subtasks.items()
-        for batch in micro_batches(rows[target.usable_N[rows]], target.lengths_N, batch_tokens)
-    ]
+    plan = target_batches(target, batch_tokens)
     parts: dict[int, TargetPart] = {}
 
     def task(name: str, batch: IntArray) -> Callable[[], Task]:
@@ -56,9 +51,18 @@ def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit)
     ordered = [parts[index] for index in range(len(plan))]
     for failure in (failure for part in ordered for failure in part.failures):
         emit(Note(text=f"target: excluded {target.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip()))
-    combine(tuple(subtasks), ordered).save(path)
+    combine(tuple(target_subtasks(target)), ordered).save(path)
     save_cost(state, cost_of("target", target, usable, backward=True, seconds=sum(part.seconds for part in ordered)))
     emit(StageFinished(stage="target"))
+
+
+def target_batches(target: TokenStore, batch_tokens: int) -> list[tuple[str, IntArray]]:
+    """Return the stage's micro-batches with the subtask of each."""
+    return [
+        (name, batch)
+        for name, rows in target_subtasks(target).items()
+        for batch in micro_batches(rows[target.usable_N[rows]], target.lengths_N, batch_tokens)
+    ]
 
 
 def load_bank(state: Path) -> TargetBank:

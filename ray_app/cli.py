@@ -73,6 +73,37 @@ def _select(config: "RunConfig", out: Path, address: str | None, quiet: bool, js
 
 
 @app.command()
+def plan(
+    config: Config,
+    set_: Set = None,
+    address: Address = None,
+    calibration: Annotated[bool, typer.Option(help="Time a few micro-batches on one worker.")] = True,
+    quiet: Quiet = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
+) -> None:
+    """Say what a run will cost, before it starts."""
+    from clusterucb.settings import load_config
+    from ray_app.cluster import choose_address
+
+    loaded = load_config(config, set_ or ())
+    where = choose_address(address)  # before Ray is imported
+    from pydantic import TypeAdapter
+
+    from clusterucb.estimate import Estimate
+    from ray_app.plan import plan as plan_run
+    from ray_app.plan_report import print_estimate
+    from ray_app.quiet import quieten_libraries
+    from ray_app.views import view_of
+
+    quieten_libraries()
+    estimate = plan_run(loaded, where, view_of("quiet" if quiet or json else "bar"), calibration)
+    if json:
+        print(TypeAdapter(Estimate).dump_json(estimate).decode())
+    else:
+        print_estimate(estimate, Console())
+
+
+@app.command()
 def status(run: Folder, json: Json = False) -> None:
     """Say how far a run is."""
     from ray_app.status import print_status, read_status

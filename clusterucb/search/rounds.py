@@ -18,3 +18,13 @@ def cold_start_K(size_K: IntArray, config: Search) -> IntArray:
 def round_size(planned: int, left: int, rounds: Rounds) -> int:
     """Return the next round's draws after `planned` ones, with `left` to spend: in proportion to what is known."""
     return min(max(rounds.first, int((rounds.growth - 1.0) * planned + 1e-9)), left)
+
+
+def round_sizes(limit: int, cold_start: int, rounds: Rounds) -> tuple[int, ...]:
+    """Return the draws of every round that spends `limit`, the cold start first, as long as no draw fails."""
+    sizes = [cold_start]
+    planned = cold_start
+    while planned < limit:
+        sizes.append(round_size(planned, limit - planned, rounds))
+        planned += sizes[-1]
+    return tuple(sizes)

@@ -1,0 +1,93 @@
+"""The preview of a run: prepare it in a temporary folder, time a few micro-batches on one worker, add up.
+
+Invariant: no run folder is written, and what the user would be refused later is refused here, by the same code.
+"""
+
+import asyncio
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+
+from actors.lanes import WorkerLost
+from actors.pool import WorkerPool
+from actors.resources import plan_workers
+from clusterucb.calibration import Calibration, calibrate
+from clusterucb.config import RunConfig
+from clusterucb.errors import ResourceError
+from clusterucb.estimate import Estimate, Measured, estimate
+from clusterucb.feature_store import FeatureStore
+from clusterucb.model import check_model, describe
+from clusterucb.planned_work import PlannedWork, plan_work
+from clusterucb.preparation import Prepared, prepare
+from clusterucb.run_folder import RunFolder
+from clusterucb.targets import TargetBank
+from clusterucb.tasks import Answer, Job, Task
+from ray_app.cluster import connected
+from ray_app.views import View
+
+
+def plan(config: RunConfig, address: str, view: View, calibrated: bool = True) -> Estimate:
+    """Estimate what `select` with this configuration costs; `calibrated` times one worker of the cluster."""
+    with tempfile.TemporaryDirectory(prefix="clusterucb-plan-") as folder:
+        run = RunFolder(Path(folder) / "run")
+        with view:
+            prepared = prepare(config, run, view.reading)
+        work = plan_work(config, prepared.pool, prepared.target)
+        shape, width = describe(config.model, config.gradients), None
+        store = FeatureStore(run.state, prepared.pool.num_samples)
+        if store.complete:
+            width = store.matrix().shape[1]
+        elif config.features.kind == "hidden":
+            width = shape.hidden_size
+        elif config.features.kind == "gradient" and config.gradients.sketch.kind != "none":
+            width = config.gradients.sketch.dim
+        calibration = measured = workers = None
+        notes = (*check_model(config.model, config.gradients), *prepared.notes)
+        if calibrated:
+            with connected(address):
+                calibration, measured, workers = _calibrate(config, work, prepared)
+            width = calibration.feature_width or width
+        return estimate(
+            config,
+            shape,
+            work,
+            prepared.pool,
+            prepared.target,
+            width if work.clusters is not None else 0,
+            calibration,
+            measured,
+            workers,
+            notes,
+        )
+
+
+def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tuple[Calibration, Measured, int]:
+    """Start one of the workers that the run would start, and time it."""
+    planned = plan_workers(config.workers, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    pool = WorkerPool(config, replace(planned, count=1))
+    worker = pool.workers[0]
+    try:
+        with asyncio.Runner() as runner:
+            started = time.perf_counter()
+            runner.run(pool.load(lambda index, info: None))
+            load_seconds = time.perf_counter() - started
+
+            def ask(task: Task, bank: TargetBank | None) -> Answer:
+                if bank is not None and not worker.bank:
+                    pool.share_bank(bank)
+                return runner.run(worker.answer(Job("calibration", 0, task)))
+
+            calibration = calibrate(config, work, prepared.pool, prepared.target, ask)
+            info = runner.run(pool.infos())[0]
+    except WorkerLost as error:
+        raise ResourceError(
+            f"the worker died over a micro-batch: lower gradients.batch_tokens ({config.gradients.batch_tokens}), or "
+            f"give it more memory ({error})"
+        ) from None
+    finally:
+        pool.stop()
+    peak_gib = info.peak_host_gib if info.device == "cpu" else info.peak_device_gib
+    return calibration, Measured(info.device, load_seconds, peak_gib, calibration.timings), planned.count
