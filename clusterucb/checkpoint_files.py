@@ -93,6 +93,17 @@ def tensor_shapes(folder: Path) -> dict[str, torch.Size]:
     return shapes
 
 
+def check_finite_files(folder: Path) -> None:
+    """Read the folder's weights, one tensor at a time. Raises ModelError for one with NaN or infinite values."""
+    for path in _weight_files(folder):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                if not bool(torch.isfinite(tensors.get_tensor(name)).all()):
+                    raise ModelError(
+                        f"{name} in {path} has NaN or infinite weights: the checkpoint is broken, give an earlier one"
+                    )
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, for quoting in another."""
     return str(error).strip().split("\n", 1)[0].removesuffix(".")

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from clusterucb.checkpoint_files import first_line, local_or_hub
+from clusterucb.checkpoint_files import first_line, local_or_hub, tensor_shapes
 from clusterucb.config import EmbeddingFeatures
 from clusterucb.errors import ModelError
 from clusterucb.pooling import pool, unit_rows
 from clusterucb.types import Hidden, IntArray
+
+_BAD_INPUT = (OSError, ValueError, KeyError, TypeError, ImportError)
 
 
 class Encoder:
@@ -58,20 +60,28 @@ class Encoder:
         return pool(states_BTF, encoded["attention_mask"].bool(), weighted=False)
 
 
+def check_encoder(name: str) -> None:
+    """Raise ModelError where no encoder with a tokenizer stands under `name`; its weights stay unread."""
+    place = _place(name)
+    try:
+        settings = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except _BAD_INPUT as error:
+        raise _does_not_load(name, error) from error
+    _check_kind(name, settings, tokenizer)
+    if Path(place).is_dir() and not tensor_shapes(Path(place)):
+        raise ModelError(f"features.encoder {name} has no *.safetensors weights: save it with save_pretrained")
+
+
 def _load(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    place = local_or_hub(name, "features.encoder")
-    if Path(place).is_dir() and not (Path(place) / "config.json").exists():
-        raise ModelError(f"features.encoder {name} has no config.json: give the folder that save_pretrained wrote")
+    place = _place(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         loaded = AutoModel.from_pretrained(
             place, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"features.encoder {name} does not load ({first_line(error)}): give a folder with an encoder, its "
-            "safetensors weights and its tokenizer, or a hub id that is reachable"
-        ) from error
+    except (*_BAD_INPUT, RuntimeError, SafetensorError) as error:
+        raise _does_not_load(name, error) from error
     model, report = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
     # Sentence encoders are often saved without the pooler, which is not used here.
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
@@ -80,10 +90,28 @@ def _load(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
             f"the weights of features.encoder {name} lack {len(missing)} tensors, first {missing[0]}: "
             "they would be random; give the complete encoder"
         )
-    if model.config.is_encoder_decoder:
+    _check_kind(name, model.config, tokenizer)
+    return tokenizer, model.eval().requires_grad_(False)
+
+
+def _place(name: str) -> str:
+    place = local_or_hub(name, "features.encoder")
+    if Path(place).is_dir() and not (Path(place) / "config.json").exists():
+        raise ModelError(f"features.encoder {name} has no config.json: give the folder that save_pretrained wrote")
+    return place
+
+
+def _check_kind(name: str, settings: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    if settings.is_encoder_decoder:
         raise ModelError(f"features.encoder {name} is an encoder-decoder: give an encoder such as a BERT")
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"the tokenizer of features.encoder {name} has no padding token: give an encoder such as a BERT"
         )
-    return tokenizer, model.eval().requires_grad_(False)
+
+
+def _does_not_load(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"features.encoder {name} does not load ({first_line(error)}): give a folder with an encoder, its "
+        "safetensors weights and its tokenizer, or a hub id that is reachable"
+    )

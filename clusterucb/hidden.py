@@ -96,6 +96,12 @@ def find_blocks(model: PreTrainedModel) -> nn.ModuleList:
     return blocks
 
 
+def check_block(number: int, num_blocks: int) -> None:
+    """Raise ConfigError unless the model has a block of this number."""
+    if not 1 <= number <= num_blocks:
+        raise ConfigError(f"features.layer is {number}, but the model has blocks 1 to {num_blocks}: give one of them")
+
+
 def _trunk(model: PreTrainedModel) -> nn.Module:
     """Return the model without its vocabulary projection."""
     trunk = model.base_model
@@ -105,8 +111,7 @@ def _trunk(model: PreTrainedModel) -> nn.Module:
 
 def _block(blocks: nn.ModuleList, layer: int | str) -> nn.Module:
     number = max(1, len(blocks) // 2) if isinstance(layer, str) else layer
-    if not 1 <= number <= len(blocks):
-        raise ConfigError(f"features.layer is {layer}, but the model has blocks 1 to {len(blocks)}: give one of them")
+    check_block(number, len(blocks))
     return blocks[number - 1]
 
 

@@ -78,6 +78,12 @@ def _scan(path: Path) -> tuple[list[tuple[int, int]], int]:
     return spans, sound
 
 
+def check_journal(path: Path) -> None:
+    """Raise RunFolderError for a journal that is damaged anywhere but in a torn last record; none is sound."""
+    if path.exists():
+        _scan(path)
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a journal without touching it; a torn last record is left out."""
     spans, _ = _scan(path)

@@ -21,7 +21,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from clusterucb.checkpoint_files import check_base_folder, first_line, local_or_hub, tensor_shapes
+from clusterucb.checkpoint_files import (
+    adapter_folder,
+    check_base_folder,
+    check_finite_files,
+    first_line,
+    local_or_hub,
+    tensor_shapes,
+)
 from clusterucb.config import Gradients, Model
 from clusterucb.errors import ModelError
 from clusterucb.layers import find_layers
@@ -122,6 +129,8 @@ def check_model(config: Model, gradients: Gradients) -> tuple[str, ...]:
     """
     load_tokenizer(config)
     model, notes = _checked_skeleton(config, gradients.modules)
+    if config.adapter is not None:
+        check_finite_files(adapter_folder(config.adapter))
     shapes = {layer.name: torch.Size(layer.shape) for layer in find_layers(model, gradients.modules)}
     if config.moments is not None:
         check_moments(load_moments(Path(config.moments), model), shapes)

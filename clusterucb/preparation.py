@@ -10,18 +10,44 @@ from pathlib import Path
 
 import numpy as np
 
+from clusterucb.brought_features import bring_features
 from clusterucb.chat import ChatEncoder
 from clusterucb.clustering import resolve_k
-from clusterucb.config import Rows, RunConfig
+from clusterucb.config import Features, Rows, RunConfig
+from clusterucb.embedding import check_encoder
 from clusterucb.errors import ConfigError, DataError, RunFolderError
-from clusterucb.model import check_model, load_tokenizer
+from clusterucb.hidden import check_block
+from clusterucb.model import check_model, describe, load_tokenizer
 from clusterucb.rows import read_rows
 from clusterucb.run_folder import RunFolder
+from clusterucb.score_log import check_scores
 from clusterucb.tokens import TokenStore, pool_fingerprint, tokenise
 from clusterucb.types import IntArray
 
 Progress = Callable[[str, int], None]
 """Called with what is being read ("pool", "target") and the rows read so far."""
+
+
+class Claim:
+    """A hold on a run folder, which `withdraw` gives back as it was found."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+        self._folder = folder
+        self._found = next((path for path in (folder.path, *folder.path.parents) if path.exists()), None)
+        self.resumed = folder.start(config)
+
+    def withdraw(self) -> None:
+        """Remove what the claim and the work since have left, unless the run was there before or holds results."""
+        folder = self._folder
+        if self.resumed or folder.begun:
+            return
+        for path in (folder.config_file, folder.events_file):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(folder.state, ignore_errors=True)
+        for path in (folder.path, *folder.path.parents):
+            if path == self._found or any(path.iterdir()):
+                return
+            path.rmdir()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +56,49 @@ class Prepared:
 
     pool: TokenStore
     target: TokenStore
-    resumed: bool
+    claim: Claim
     notes: tuple[str, ...]
 
 
 def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepared:
     """Check everything, claim the folder and tokenise; on a resume reuse what is there."""
     check_model(config.model, config.gradients)
-    fresh = not folder.path.exists()
-    resumed = folder.start(config)
+    shape = describe(config.model, config.gradients)
+    if _clustered(config):
+        _check_features(config.features, shape.num_layers)
+    claim = Claim(config, folder)
     try:
-        return _tokenise_both(config, folder, progress, resumed)
+        prepared = _tokenise_both(config, folder, progress, claim)
+        check_sizes(config, prepared.pool, prepared.target)
+        _check_positions(config, shape.max_positions, prepared)
+        if _clustered(config):
+            bring_features(config.features, config.pool, prepared.pool, folder.state)
+        if claim.resumed:
+            check_scores(folder.state)
+        return prepared
     except BaseException:
-        if not resumed:
-            _remove(folder, fresh)
+        claim.withdraw()
         raise
 
 
-def _remove(folder: RunFolder, whole: bool) -> None:
-    if whole:
-        shutil.rmtree(folder.path)
-        return
-    folder.config_file.unlink(missing_ok=True)
-    shutil.rmtree(folder.state, ignore_errors=True)
+def _clustered(config: RunConfig) -> bool:
+    return config.search.allocator.kind not in ("uniform", "exhaustive")
+
+
+def _check_features(features: Features, num_layers: int) -> None:
+    if features.kind == "embedding":
+        check_encoder(features.encoder)
+    elif features.kind == "hidden" and isinstance(features.layer, int):
+        check_block(features.layer, num_layers)
+
+
+def _check_positions(config: RunConfig, positions: int | None, prepared: Prepared) -> None:
+    longest = max(int(store.lengths_N[store.usable_N].max()) for store in (prepared.pool, prepared.target))
+    if positions is not None and longest > positions:
+        raise ConfigError(
+            f"tokens.max_length ({config.tokens.max_length}) lets samples of {longest} tokens pass, but model.base has "
+            f"positions for {positions}: set tokens.max_length to {positions} or less"
+        )
 
 
 def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
@@ -60,13 +106,12 @@ def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
     return TokenStore.open(folder.state / "pool"), TokenStore.open(folder.state / "target")
 
 
-def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, resumed: bool) -> Prepared:
+def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
     encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
     target = _store(config.target, encoder, folder.state / "target", lambda rows: progress("target", rows))
     pool = _store(config.pool, encoder, folder.state / "pool", lambda rows: progress("pool", rows))
-    check_sizes(config, pool, target)
     notes = (*encoder.notes, *_notes("pool", pool), *_notes("target", target))
-    return Prepared(pool, target, resumed, notes)
+    return Prepared(pool, target, claim, notes)
 
 
 def _store(rows: Rows, encoder: ChatEncoder, folder: Path, progress: Callable[[int], None]) -> TokenStore:
@@ -110,18 +155,21 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
         raise DataError(
             f"{config.target.path} has no usable example: all {target.num_samples} lack labels or are too long"
         )
-    kind = config.search.allocator.kind
-    budget = usable if kind == "exhaustive" else int(config.search.budget * usable + 1e-9)
+    for name, rows in target_subtasks(target).items():
+        if not target.usable_N[rows].any():
+            raise DataError(
+                f"{config.target.path}: subtask {name!r} has no usable example, all {len(rows)} lack labels or are too "
+                f"long: raise tokens.max_length ({config.tokens.max_length}), or change or remove them"
+            )
+    budget = usable if config.search.allocator.kind == "exhaustive" else int(config.search.budget * usable + 1e-9)
     if config.selection.size(usable) > budget:
         raise ConfigError(
             f"the selection of {config.selection.size(usable)} samples exceeds what is scored ({budget} of {usable}): "
             f"lower selection.count or raise search.budget ({config.search.budget:g})"
         )
-    if kind in ("uniform", "exhaustive"):
+    if not _clustered(config):
         return
     k = resolve_k(config.clusters, usable, config.search.budget)
-    if k > usable:
-        raise ConfigError(f"clusters.k ({k}) exceeds the {usable} usable samples of the pool: lower clusters.k")
     least = k if config.search.compat == "official" else min(usable, k * config.search.cold_start_min)
     if budget < least:
         raise ConfigError(

@@ -82,12 +82,19 @@ class RunFolder:
         return self.config_file.is_file()
 
     @property
+    def begun(self) -> bool:
+        """Whether workers computed anything here; the target bank is a selection's first."""
+        return any((self.state / name).exists() for name in ("target.safetensors", "features.journal"))
+
+    @property
     def finished(self) -> bool:
         """Whether the selection is written; the summary is the last file of a run."""
         return self.summary_file.is_file()
 
     def start(self, config: RunConfig) -> bool:
         """Claim an empty folder, or check that the run in it is this one; return True when it resumes."""
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is a file: give an empty or new folder with --out")
         if self.exists:
             changed = _differences(self._comparable(self.read_config()), self._comparable(config))
             if changed:
@@ -99,7 +106,12 @@ class RunFolder:
         if self.path.exists() and any(self.path.iterdir()):
             raise RunFolderError(f"{self.path} is not empty and holds no run: give an empty or new folder with --out")
         record = {"config": config.model_dump(mode="json"), "versions": _versions(), "git_sha": _git_sha()}
-        write_atomically(self.config_file, json.dumps(record, indent=1) + "\n")
+        try:
+            write_atomically(self.config_file, json.dumps(record, indent=1) + "\n")
+        except OSError as error:
+            raise RunFolderError(
+                f"{self.path} cannot be written ({error.strerror}): give another folder with --out"
+            ) from None
         return False
 
     def read_config(self) -> RunConfig:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clusterucb.journal import Journal, Record, read_records
+from clusterucb.journal import Journal, Record, check_journal, read_records
 from clusterucb.types import Failure, FloatArray, HalfArray, IntArray, Scores
 
 
@@ -26,6 +26,11 @@ class Scored:
     scores: Scores
     first_sketch: int
     """Row of the first sample's sketch in the sketch file; -1 where none were taken."""
+
+
+def check_scores(folder: Path) -> None:
+    """Raise RunFolderError where what a run folder holds is damaged."""
+    check_journal(folder / "scores.journal")
 
 
 class ScoreArchive:

@@ -60,10 +60,12 @@ def _select(config: "RunConfig", out: Path, address: str | None, quiet: bool, js
 
     where = choose_address(address)  # before Ray is imported
     from clusterucb.run_folder import RunFolder
+    from ray_app.quiet import quieten_libraries
     from ray_app.report import print_summary
     from ray_app.select import select as run_selection
     from ray_app.views import view_of
 
+    quieten_libraries()
     folder = RunFolder(out.resolve())
     summary = run_selection(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
     if json:

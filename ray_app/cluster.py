@@ -6,6 +6,7 @@ imported, so `choose_address` comes before anything that imports Ray; this modul
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from clusterucb.errors import ResourceError
 
 LOCAL = "local"
 _LOOPBACK = "127.0.0.1"
+_PROBE_S = 10.0
 _STORE_BYTES = 512 * 2**20
 _LOCAL_ENVIRONMENT = {
     # Ray's switch for "this is one machine": without it Ray binds every interface, whatever address it is given.
@@ -40,6 +42,7 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _probe(address)
     try:
         if address == LOCAL:
             ray.init(
@@ -54,11 +57,32 @@ def connected(address: str) -> Iterator[None]:
         else:
             ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
+        raise _no_answer(address, error) from None
+    except ValueError as error:
+        if address == LOCAL:
+            raise
         raise ResourceError(
-            f"no Ray cluster answers at {address}: start one with `ray start --head`, give --address, or leave it out "
-            f"for a local Ray ({' '.join(str(error).split())[:200]})"
+            f"--address {address} is no address ({' '.join(str(error).split())[:200]}): give local, auto or host:port"
         ) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Knock once where a port is named: Ray itself would knock for minutes, and complain on standard error."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PROBE_S).close()
+    except (OSError, OverflowError) as error:
+        raise _no_answer(address, error) from None
+
+
+def _no_answer(address: str, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"no Ray cluster answers at {address}: start one with `ray start --head`, give --address, or leave it out "
+        f"for a local Ray ({' '.join(str(error).split())[:200]})"
+    )

@@ -9,11 +9,12 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.coordinator import CoordinatorActor, Outcome
+from actors.coordinator import CoordinatorActor, Outcome, Work
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
 from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
 from clusterucb.events import Note, parse_event
+from clusterucb.feature_store import FeatureStore
 from clusterucb.preparation import prepare
 from clusterucb.run_folder import RunFolder
 from clusterucb.summary import Summary
@@ -26,16 +27,27 @@ _JOINS = 3
 
 def select(config: RunConfig, folder: RunFolder, address: str, view: View) -> Summary:
     """Run a selection to its end in `folder`; a finished folder answers at once."""
+    if folder.finished:
+        folder.start(config)  # refuses other settings
+    else:
+        drive(config, folder, address, view, "selection")
+    return read_summary(folder)
+
+
+def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: Work) -> None:
+    """Prepare `folder` and do the work there; features that are there need no cluster."""
     with view, _stoppable() as stop:
-        if folder.finished:
-            folder.start(config)  # refuses other settings
-        else:
-            prepared = prepare(config, folder, view.reading)
+        prepared = prepare(config, folder, view.reading)
+        try:
             for note in prepared.notes:
                 view(Note(text=note))
+            if work == "features" and FeatureStore(folder.state, prepared.pool.num_samples).complete:
+                return
             with connected(address):
-                _drive(config, folder, view, stop)
-    return read_summary(folder)
+                _drive(config, folder, view, stop, work)
+        except ClusterUCBError:
+            prepared.claim.withdraw()  # what only a worker could find out, before anything was computed
+            raise
 
 
 def read_summary(folder: RunFolder) -> Summary:
@@ -43,7 +55,7 @@ def read_summary(folder: RunFolder) -> Summary:
     return Summary.model_validate_json(folder.summary_file.read_text(encoding="utf-8"))
 
 
-def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Event) -> None:
+def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Event, work: Work) -> None:
     here = ray.get_runtime_context().get_node_id()
     coordinator = CoordinatorActor.options(
         name=coordinator_name(folder.path),
@@ -54,7 +66,7 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
         num_cpus=0,
         # The run folder is on this node, or on storage that all share.
         scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
-    ).remote(str(folder.path), config.workers)
+    ).remote(str(folder.path), config.workers, work)
     seen = 0
     for _ in range(_JOINS):
         running = coordinator.run.remote()

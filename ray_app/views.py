@@ -105,7 +105,8 @@ class BarView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._progress.live.transient = kind is not None  # a half-filled bar would stand above the error
+        self._progress.live.stop()
 
     def reading(self, what: str, rows: int) -> None:
         """Show the rows read as a bar without an end."""
