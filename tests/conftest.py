@@ -14,8 +14,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("steady", deadline=None, derandomize=True)  # the machine is shared: no deadline, no luck
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,15 @@ async def test_every_job_is_told_once_and_no_worker_is_overloaded(lose_every: in
     assert bool(losses) == bool(lose_every)
 
 
+async def test_few_jobs_are_spread_over_the_workers():
+    told: Counter[int] = Counter()
+    workers = [FlakyWorker(i) for i in range(4)]
+    both = dispatcher(workers, [])
+    for _ in range(10):
+        await both.drain(stage_of(4, told))
+    assert [worker.jobs for worker in workers] == [10] * 4
+
+
 async def test_the_others_finish_what_a_dead_worker_held():
     told: Counter[int] = Counter()
     losses: list[int] = []
