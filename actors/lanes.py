@@ -76,8 +76,9 @@ class Dispatcher:
                         f"more memory (workers.memory_gib) or smaller batches (gradients.batch_tokens), then run again"
                     )
                 ended, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    task.result()
+                errors = [error for task in ended if (error := task.exception()) is not None]
+                if errors:
+                    raise errors[0]
         finally:
             for task in running:
                 task.cancel()
