@@ -150,7 +150,14 @@ class SelectionRun:
             raise DataError("every scored sample failed: see the notes in events.jsonl")
         usable = int(self._usable_N.sum())
         ids, sources = pool.ids.take(drawn.samples_B), pool.sources.take(drawn.samples_B)
-        subset = select(drawn.samples_B, drawn.reward_B, ids, sources, config.selection, usable)
+        wanted = config.selection.size(usable)
+        if wanted > len(drawn.samples_B):  # the budget sufficed, but samples failed
+            self._note(
+                f"{len(drawn.samples_B)} samples are selected instead of {wanted}: the others could not be scored"
+            )
+            wanted = len(drawn.samples_B)
+        asked = config.selection.model_copy(update={"share": None, "count": wanted})
+        subset = select(drawn.samples_B, drawn.reward_B, ids, sources, asked, usable)
         subtasks = self.bank.subtasks
         write_scores(self.folder.scores_file, pool, everything, subtasks, labels_N, subset)
         rows = read_rows(config.pool).raw(subset.samples_B.tolist())

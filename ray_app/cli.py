@@ -106,6 +106,38 @@ def plan(
 
 
 @app.command()
+def score(
+    config: Config,
+    rows: Annotated[Path, typer.Argument(metavar="ROWS", help="The rows to score: as `pool.path` of a configuration.")],
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/score-<name of ROWS> where it is left out.")] = None,
+    set_: Set = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each row, the best first.")] = False,
+) -> None:
+    """Say how much given samples would help: their influence on the target, best first."""
+    from clusterucb.settings import load_config
+    from ray_app.cluster import choose_address
+
+    loaded = load_config(config, set_ or ())
+    where = choose_address(address)  # before Ray is imported
+    from clusterucb.run_folder import RunFolder
+    from ray_app.quiet import quieten_libraries
+    from ray_app.score import print_scores, scored_rows
+    from ray_app.score import score as score_rows
+    from ray_app.views import view_of
+
+    quieten_libraries()
+    folder = RunFolder((out or Path("runs") / f"score-{rows.stem}").resolve())
+    summary = score_rows(loaded, rows, folder, where, view_of("quiet" if quiet or json else "bar"))
+    if json:
+        for row in scored_rows(folder):
+            print(row.model_dump_json())
+    else:
+        print_scores(summary, folder, Console())
+
+
+@app.command()
 def status(run: Folder, json: Json = False) -> None:
     """Say how far a run is."""
     from ray_app.status import print_status, read_status

@@ -57,12 +57,13 @@ def _top_rows(folder: RunFolder, width: int) -> Table:
             row = json.loads(line)
             found = row["clusterucb"]
             name = textwrap.shorten(found["id"], _ID_WIDTH, placeholder="…")
-            words = textwrap.shorten(_first_words(row), width, placeholder="…")
+            words = textwrap.shorten(first_words(row), width, placeholder="…")
             table.add_row(str(found["rank"]), f"{found['influence']:.4f}", name, words)
     return table
 
 
-def _first_words(row: dict[str, object]) -> str:
+def first_words(row: dict[str, object]) -> str:
+    """Return what a row begins with: the user's first words, on one line."""
     messages = row.get("messages") or row.get("prompt")
     if isinstance(messages, list):
         user = [message["content"] for message in messages if message.get("role") == "user"]
