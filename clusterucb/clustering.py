@@ -52,7 +52,7 @@ def resolve_k(settings: config.Clusters, num_usable: int, budget: float) -> int:
     if num_usable < 1:
         raise DataError("no sample of the pool has features: there is nothing to cluster; see the reported failures")
     if settings.k == "auto":
-        return min(num_usable, max(2, int(min(math.sqrt(num_usable), budget * num_usable / 20))))
+        return min(num_usable, max(2, int(min(math.sqrt(num_usable), budget * num_usable / 5))))
     if settings.k > num_usable:
         raise ConfigError(f"clusters.k is {settings.k} but only {num_usable} samples are usable: lower it, or use auto")
     return settings.k

@@ -198,7 +198,7 @@ class Clusters(Section):
     """Spherical k-means over the features."""
 
     k: int | Literal["auto"] = "auto"
-    """`auto` is min(sqrt(N), budget * N / 20), at least 2: at least four cold-start draws a cluster at the defaults."""
+    """`auto` is min(sqrt(N), budget * N / 5), at least 2: the budget buys five draws a cluster or more."""
     center: bool = True
     """Take the mean direction off the features first. The paper does not; see docs/method.md for what that costs."""
     iterations: int = Field(default=50, ge=1)
@@ -280,8 +280,8 @@ class Search(Section):
     allocator: Allocator = UcbBeta()
     budget: Share = 0.2
     """Share of the pool that may be scored, cold start included."""
-    cold_start: float = Field(default=0.05, ge=0, le=1)
-    """Share of every cluster that is drawn first."""
+    cold_start: float = Field(default=0.02, ge=0, le=1)
+    """Share of every cluster that is drawn first. The paper's code takes 0.05, which a budget of 10 % can't afford."""
     cold_start_min: int = Field(default=2, ge=1)
     """Draws a cluster gets at least in the cold start (its size permitting)."""
     rounds: Rounds = Rounds()

@@ -195,9 +195,9 @@ def test_components_of_too_little_data_are_finite(lists: list[list[float]]) -> N
 
 def test_cold_starts() -> None:
     size_K = np.array([0, 1, 2, 39, 40, 1000])
-    assert cold_start_K(size_K, config.Search()).tolist() == [0, 1, 2, 2, 2, 50]
+    assert cold_start_K(size_K, config.Search()).tolist() == [0, 1, 2, 2, 2, 20]
     assert cold_start_K(size_K, config.Search(cold_start=0.5, cold_start_min=10)).tolist() == [0, 1, 2, 20, 20, 500]
-    assert cold_start_K(size_K, config.Search(compat="official")).tolist() == [0, 1, 1, 1, 2, 50]
+    assert cold_start_K(size_K, config.Search(cold_start=0.05, compat="official")).tolist() == [0, 1, 1, 1, 2, 50]
 
 
 def test_rounds_grow_with_what_is_known() -> None:

@@ -203,9 +203,10 @@ def test_progress_reports_a_mean_cosine_that_grows():
 
 
 def test_auto_follows_the_root_of_the_pool_until_the_budget_limits_it():
-    assert clustering.resolve_k(SETTINGS, 1000, 0.2) == 10  # budget: 1000 * 0.2 / 20
+    assert clustering.resolve_k(SETTINGS, 1000, 0.1) == 20  # budget: 1000 * 0.1 / 5
+    assert clustering.resolve_k(SETTINGS, 1000, 0.2) == 31  # root
     assert clustering.resolve_k(SETTINGS, 1_000_000, 0.2) == 1000  # root
-    assert clustering.resolve_k(SETTINGS, 30, 0.2) == 2
+    assert clustering.resolve_k(SETTINGS, 30, 0.2) == 2  # never one
     assert clustering.resolve_k(SETTINGS, 1, 0.2) == 1
 
 
