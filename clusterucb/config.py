@@ -27,7 +27,8 @@ class Rows(Section):
     """Rows of chat `messages` or `prompt`/`completion`, from a file or a Hugging Face dataset."""
 
     path: str
-    """A `.jsonl`, `.jsonl.gz`, `.json` or `.parquet` file, a folder or glob of them, a dataset saved to disk, or a hub id."""
+    """A `.jsonl`, `.jsonl.gz`, `.json` or `.parquet` file, a folder or glob of them, a dataset saved to disk, or a
+    hub id."""
     format: Literal["auto", "jsonl", "parquet", "dataset"] = "auto"
     """`auto` decides by what stands at the path; `dataset` is a Hugging Face dataset, saved to disk or on the hub."""
     split: str = "train"
@@ -59,7 +60,8 @@ class Lora(Section):
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = ("q_proj", "k_proj", "v_proj", "o_proj")
     """Names of the linear layers that get an adapter; null leaves the choice to peft."""
     init_b: Literal["zero", "gaussian"] = "zero"
-    """With `zero` (the usual start) every LoRA-A gradient is exactly zero; `gaussian` draws B at a hundredth of A's scale."""
+    """With `zero` (the usual start) every LoRA-A gradient is exactly zero; `gaussian` draws B at a hundredth of A's
+    scale."""
 
 
 class Model(Section):
@@ -72,7 +74,8 @@ class Model(Section):
     """Folder or hub id of a LoRA adapter that peft loads; none means a fresh one from `lora`."""
     lora: Lora = Lora()
     moments: str | None = None
-    """Adam moments: our safetensors file or folder, or an optimizer state of transformers, DeepSpeed or FSDP. None: plain gradients."""
+    """Adam moments: our safetensors file or folder, or an optimizer state of transformers, DeepSpeed or FSDP. None:
+    plain gradients."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the weights: `auto` is bfloat16 on a GPU that has it and float32 elsewhere. Gradient arithmetic is float32."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
@@ -87,7 +90,8 @@ class Tokens(Section):
     loss_on: Literal["assistant", "last_assistant", "all"] = "assistant"
     """Which messages carry the loss."""
     template: Literal["auto", "tokenizer", "plain"] = "auto"
-    """`tokenizer` needs its chat template; `plain` is `User: ..` / `Assistant: ..`; `auto` falls back to `plain` and says so."""
+    """`tokenizer` needs its chat template; `plain` is `User: ..` / `Assistant: ..`; `auto` falls back to `plain`
+    and says so."""
 
 
 # --- gradients --------------------------------------------------------------------------------------------------
@@ -147,7 +151,8 @@ class Gradients(Section):
     precondition: Preconditioner = Adam()
     sketch: Sketch = HashSketch()
     scoring: Literal["exact", "sketch"] = "exact"
-    """`exact` takes dot products with the target inside the backward pass; `sketch` compares sketches (the official way)."""
+    """`exact` takes dot products with the target inside the backward pass; `sketch` compares sketches (the official
+    way)."""
     batch_tokens: int = Field(default=1024, ge=1)
     """Padded tokens in a micro-batch. Part of what is computed: it decides which samples share a batch."""
     loss_chunk: int = Field(default=2048, ge=1)
@@ -162,7 +167,8 @@ class GradientFeatures(Section):
 
     kind: Literal["gradient"] = "gradient"
     path: str | None = None
-    """Run folder or `.npy` file with sketches of this pool; none computes them now, and then every reward is known too."""
+    """Run folder or `.npy` file with sketches of this pool; none computes them now, and then every reward is known
+    too."""
 
 
 class HiddenFeatures(Section):
@@ -271,7 +277,8 @@ class Rounds(Section):
     growth: float = Field(default=1.1, ge=1.0)
     """Factor by which a round multiplies the draws so far, cold start included; 1 keeps every round at `first`."""
     lag: Literal[0, 1] = 0
-    """Round t is planned from the results of rounds up to t - 1 - lag; 1 keeps every worker busy while a round drains."""
+    """Round t is planned from the results of rounds up to t - 1 - lag; 1 keeps every worker busy while a round
+    drains."""
 
 
 class Search(Section):
@@ -286,7 +293,8 @@ class Search(Section):
     """Draws a cluster gets at least in the cold start (its size permitting)."""
     rounds: Rounds = Rounds()
     compat: Literal["official"] | None = None
-    """`official` reproduces the released code: cold start max(floor(share*size), 1) a cluster and population deviations."""
+    """`official` reproduces the released code: cold start max(floor(share*size), 1) a cluster and population
+    deviations."""
 
 
 # --- what comes out ---------------------------------------------------------------------------------------------
@@ -366,6 +374,7 @@ class RunConfig(Section):
         share = self.selection.share or (0.05 if self.selection.count is None else None)
         if share is not None and share > self.search.budget and self.search.allocator.kind != "exhaustive":
             raise ValueError(
-                f"selection.share ({share:g}) exceeds search.budget ({self.search.budget:g}): only what is scored can be selected"
+                f"selection.share ({share:g}) exceeds search.budget ({self.search.budget:g}): "
+                f"only what is scored can be selected"
             )
         return self

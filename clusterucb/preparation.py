@@ -167,6 +167,7 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
             f"the selection of {config.selection.size(usable)} samples exceeds what is scored ({budget} of {usable}): "
             f"lower selection.count or raise search.budget ({config.search.budget:g})"
         )
+    _check_sources(config, pool, usable)
     if not _clustered(config):
         return
     k = resolve_k(config.clusters, usable, config.search.budget)
@@ -175,4 +176,20 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
         raise ConfigError(
             f"search.budget ({config.search.budget:g}) buys {budget} of {usable} samples, but the cold start of {k} "
             f"clusters draws at least {least}: lower clusters.k, lower search.cold_start_min or raise search.budget"
+        )
+
+
+def _check_sources(config: RunConfig, pool: TokenStore, usable: int) -> None:
+    """Refuse a cap on sources that could not be kept even if everything were scored."""
+    share = config.selection.max_per_source
+    if share is None:
+        return
+    codes_N, names = pool.sources.codes()
+    count = config.selection.size(usable)
+    cap, sizes = max(1, int(share * count + 1e-9)), np.bincount(codes_N[pool.usable_N])
+    allowed = int(np.minimum(sizes, cap).sum())
+    if allowed < count:
+        raise ConfigError(
+            f"selection.max_per_source ({share:g}) allows {allowed} of the {count} samples asked for from {len(names)} "
+            f"sources: raise it or lower the selection"
         )

@@ -302,6 +302,11 @@ CASES = [
     Case("cold start above budget", ("clusters.k=10",), ("search.budget (0.2)", "clusters.k", "cold_start_min")),
     Case("more clusters than samples", ("clusters.k=41",), ("clusters.k is 41", "40 samples", "lower it")),
     Case("selection above budget", ("selection.count=9",), ("selection of 9", "selection.count", "search.budget")),
+    Case(
+        "cap that no selection keeps",
+        ("selection.count=8", "selection.max_per_source=0.5"),
+        ("selection.max_per_source (0.5)", "4 of the 8", "raise it"),
+    ),
     Case("no such block", ("features.layer=3",), ("features.layer is 3", "blocks 1 to 2")),
     Case(
         "run over another pool",
