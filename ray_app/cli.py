@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from clusterucb.errors import ClusterUCBError, Stopped
+from clusterucb.errors import ClusterUCBError, ConfigError, Stopped
 
 if TYPE_CHECKING:
     from clusterucb.config import RunConfig
@@ -103,6 +103,55 @@ def plan(
         print(TypeAdapter(Estimate).dump_json(estimate).decode())
     else:
         print_estimate(estimate, Console())
+
+
+@app.command()
+def compare(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file; may be left out with --table.")
+    ] = None,
+    allocators: Annotated[str, typer.Option(help="Allocators, comma-separated.")] = (
+        "ucb_beta,ucb1,thresh_hard,thresh_normal,uniform"
+    ),
+    features: Annotated[
+        str | None,
+        typer.Option(help="hidden, gradient, earlier, embedding, given. Default: the configuration's, and gradient."),
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="Shares of the pool, comma-separated.")] = "0.1,0.2,0.3",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of clusters and draws, counted from `seed`.")] = 4,
+    table: Annotated[Path | None, typer.Option(help="Judge from a recorded .npz table instead of a run.")] = None,
+    target: Annotated[str | None, typer.Option(help="Target in the table.")] = None,
+    earlier: Annotated[
+        Path | None, typer.Option(help="Table of an earlier checkpoint, whose sketches are features `earlier`.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/compare-<name> where it is left out.")] = None,
+    set_: Set = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Judge allocators, features and budgets against exhaustive scoring, which is computed once and kept."""
+    from ray_app.cluster import choose_address
+
+    where = choose_address(address)  # before Ray is imported
+    from clusterucb.settings import load_config
+    from ray_app.compare import Recorded, compare_recorded, compare_runs, print_comparison, settings_of, wanted
+
+    asked = wanted(allocators, features, budgets, seeds)
+    mode = "quiet" if quiet else "json" if json else "bar"
+    name = config.stem if config is not None else table.stem if table is not None else ""
+    folder = (out or Path("runs") / f"compare-{name}").resolve()
+    if table is not None:
+        settings = settings_of(table, set_ or ()) if config is None else load_config(config, set_ or ())
+        comparison = compare_recorded(Recorded(table, target, earlier), settings, asked, folder, mode)
+    elif config is not None:
+        comparison = compare_runs(load_config(config, set_ or ()), asked, folder, where, mode)
+    else:
+        raise ConfigError("compare needs a pool: give CONFIG, or a recorded table with --table")
+    if json:
+        print(comparison.model_dump_json())
+    else:
+        print_comparison(comparison, folder, Console())
 
 
 @app.command()
