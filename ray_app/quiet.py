@@ -7,9 +7,10 @@ import warnings
 
 
 def quieten_libraries() -> None:
-    """Silence transformers' bars and log, and the one warning that peft's use of it causes."""
+    """Silence transformers' bars and log, and the warnings that peft causes by how it calls it."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="fan_in_fan_out is set to", category=UserWarning)  # peft then sets it
