@@ -288,7 +288,7 @@ class Search(Section):
     budget: Share = 0.2
     """Share of the pool that may be scored, cold start included."""
     cold_start: float = Field(default=0.02, ge=0, le=1)
-    """Share of every cluster that is drawn first. The paper's code takes 0.05, which a budget of 10 % can't afford."""
+    """Share of every cluster that is drawn first. The paper's code takes 0.05: half of a budget of 10 %."""
     cold_start_min: int = Field(default=2, ge=1)
     """Draws a cluster gets at least in the cold start (its size permitting)."""
     rounds: Rounds = Rounds()

@@ -43,11 +43,11 @@ def plot(comparison: Comparison, beside: Path) -> None:
             _curve(panel, lines, allocator, f"C{i}", _MARKERS[i % len(_MARKERS)], i - (len(allocators) - 1) / 2)
         panel.set_title("" if kind == NO_FEATURES else f"clusters of {kind} features")
         panel.set_xlabel("cost over exhaustive scoring, features included")
-        panel.set_xlim(left=0)
         panel.set_ylim(0, 1.04)
         panel.grid(alpha=0.25)
     for panel in list(grid.flat)[len(panels) :]:
         panel.set_visible(False)
+    grid.flat[0].set_xlim(0, 1.05 * max(line.cost.mean for line in comparison.lines))  # shared by all panels
     for row in grid:
         row[0].set_ylabel(f"recall of the true top {comparison.selected}")
     handles, names = grid.flat[0].get_legend_handles_labels()
