@@ -18,11 +18,11 @@ from actors.pool import WorkerPool
 from actors.resources import plan_workers
 from clusterucb.config import Workers
 from clusterucb.errors import ClusterUCBError, RunFolderError
-from clusterucb.events import Cancelled, EventLog, Failed, Started, WorkerReady
-from clusterucb.events import WorkerLost as WorkerLostEvent
-from clusterucb.feature_run import FeatureRun
-from clusterucb.pipeline import SelectionRun
-from clusterucb.run_folder import RunFolder
+from clusterucb.run.events import Cancelled, EventLog, Failed, Started, WorkerReady
+from clusterucb.run.events import WorkerLost as WorkerLostEvent
+from clusterucb.run.feature_run import FeatureRun
+from clusterucb.run.pipeline import SelectionRun
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.types import WorkerInfo
 
 Work = Literal["selection", "features"]

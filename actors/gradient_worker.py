@@ -10,10 +10,10 @@ import ray
 import torch
 
 from clusterucb.config import RunConfig
-from clusterucb.targets import TargetBank
-from clusterucb.tasks import Answer, Task
+from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.tasks import Answer, Task
+from clusterucb.run.worker import Worker
 from clusterucb.types import WorkerInfo
-from clusterucb.worker import Worker
 
 
 class GradientWorker:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from clusterucb.errors import ResourceError
-from clusterucb.tasks import Answer, Job, Stage
+from clusterucb.run.tasks import Answer, Job, Stage
 
 
 class WorkerLost(Exception):

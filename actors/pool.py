@@ -13,8 +13,8 @@ from actors.lanes import WorkerGone, WorkerLost
 from actors.resources import WorkerPlan
 from clusterucb.config import RunConfig
 from clusterucb.errors import ClusterUCBError, ResourceError
-from clusterucb.targets import TargetBank
-from clusterucb.tasks import Answer, Job
+from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.tasks import Answer, Job
 from clusterucb.types import WorkerInfo
 
 _RESTARTS = 3

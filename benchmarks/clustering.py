@@ -56,7 +56,8 @@ def measure(method: str, path: Path, clusters: int, iterations: int, threads: in
         return {"pass_s": (time.process_time() - start) * rows / (max(1, rows // 4096) * 4096)}
 
     if method == "clusterucb":
-        from clusterucb import clustering, config
+        from clusterucb import config
+        from clusterucb.features import clustering
 
         settings = config.Clusters(iterations=iterations, tolerance=0, train_sample=rows)
         stamps: list[tuple[str, float]] = []

@@ -19,15 +19,15 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional
 
+from clusterucb.checkpoint.layers import Layer, find_layers
+from clusterucb.checkpoint.moments import Moments
+from clusterucb.checkpoint.names import canonical_name
 from clusterucb.config import Adam, Gradients, HashSketch, NoSketch, Plain
-from clusterucb.engine import GradientEngine, SampleGradients
-from clusterucb.layers import Layer, find_layers
-from clusterucb.moments import Moments
-from clusterucb.names import canonical_name
-from clusterucb.preconditioner import Direction, direction
-from clusterucb.scorer import StreamingScorer
-from clusterucb.sketch import Sketcher, sketcher, unit_rows
-from clusterucb.targets import combine
+from clusterucb.gradients.engine import GradientEngine, SampleGradients
+from clusterucb.gradients.preconditioner import Direction, direction
+from clusterucb.gradients.scorer import StreamingScorer
+from clusterucb.gradients.sketch import Sketcher, sketcher, unit_rows
+from clusterucb.gradients.targets import combine
 from clusterucb.types import FloatArray
 
 DIMS = (4096, 8192, 65536)

@@ -30,11 +30,11 @@ import torch
 from real_setting import CPU, Setting, arguments, batches, load
 from torch import Tensor, nn
 
+from clusterucb.checkpoint.moments import Moments
 from clusterucb.config import Adam, Gradients
-from clusterucb.engine import GradientEngine
-from clusterucb.moments import Moments
-from clusterucb.padding import some
-from clusterucb.targets import combine
+from clusterucb.gradients.engine import GradientEngine
+from clusterucb.gradients.padding import some
+from clusterucb.gradients.targets import combine
 from clusterucb.types import TokenBatch
 
 DIM = 8192

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from clusterucb.batching import micro_batches
-from clusterucb.chat import ChatEncoder
+from clusterucb.checkpoint.model import load_model, load_tokenizer
 from clusterucb.config import Lora, Model, Rows, Tokens
-from clusterucb.model import load_model, load_tokenizer
-from clusterucb.padding import some
-from clusterucb.rows import read_rows
+from clusterucb.data.chat import ChatEncoder
+from clusterucb.data.rows import read_rows
+from clusterucb.gradients.padding import some
+from clusterucb.run.batching import micro_batches
 from clusterucb.types import TokenBatch
 
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 
 from clusterucb import config
-from clusterucb.clustering import fit
-from clusterucb.simulate import simulate
+from clusterucb.compare.simulate import simulate
+from clusterucb.features.clustering import fit
 
 TARGETS = ("gsm8k", "mbpp", "bbh")
 

@@ -48,7 +48,7 @@ def select(
 @app.command()
 def resume(run: Folder, set_: Set = None, address: Address = None, quiet: Quiet = False, json: Json = False) -> None:
     """Go on with a run where it stopped; only `workers` may be changed with --set."""
-    from clusterucb.run_folder import RunFolder
+    from clusterucb.run.run_folder import RunFolder
     from clusterucb.settings import build_config
 
     stored = RunFolder(run).read_config().model_dump(mode="json")
@@ -59,7 +59,7 @@ def _select(config: "RunConfig", out: Path, address: str | None, quiet: bool, js
     from ray_app.cluster import choose_address
 
     where = choose_address(address)  # before Ray is imported
-    from clusterucb.run_folder import RunFolder
+    from clusterucb.run.run_folder import RunFolder
     from ray_app.quiet import quieten_libraries
     from ray_app.report import print_summary
     from ray_app.select import select as run_selection
@@ -91,7 +91,7 @@ def plan(
     where = choose_address(address)  # before Ray is imported
     from pydantic import TypeAdapter
 
-    from clusterucb.estimate import Estimate
+    from clusterucb.plan.estimate import Estimate
     from ray_app.plan import plan as plan_run
     from ray_app.plan_report import print_estimate
     from ray_app.quiet import quieten_libraries
@@ -170,7 +170,7 @@ def score(
 
     loaded = load_config(config, set_ or ())
     where = choose_address(address)  # before Ray is imported
-    from clusterucb.run_folder import RunFolder
+    from clusterucb.run.run_folder import RunFolder
     from ray_app.quiet import quieten_libraries
     from ray_app.score import print_scores, scored_rows
     from ray_app.score import score as score_rows

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from clusterucb.comparison import Plan, PoolFeatures, Reference, check_plan, plan_of, trials
-from clusterucb.comparison_table import Comparison, Line, Spread, averages, write_csv
+from clusterucb.compare.comparison import Plan, PoolFeatures, Reference, check_plan, plan_of, trials
+from clusterucb.compare.comparison_table import Comparison, Line, Spread, averages, write_csv
+from clusterucb.compare.recorded import RecordedTable
 from clusterucb.config import RunConfig
 from clusterucb.errors import ConfigError, DataError, Stopped
-from clusterucb.recorded import RecordedTable
-from clusterucb.run_folder import RunFolder, write_atomically
+from clusterucb.run.run_folder import RunFolder, write_atomically
 from clusterucb.settings import build_config
 from ray_app.views import Mode, view_of
 
@@ -73,8 +73,7 @@ def settings_of(table: Path, overrides: Sequence[str]) -> RunConfig:
 
 def compare_runs(config: RunConfig, wanted: Wanted, out: Path, address: str, mode: Mode) -> Comparison:
     """Compare on the configuration's own pool; what is missing of features and rewards is computed first."""
-    from clusterucb.preparation import open_prepared
-    from clusterucb.reference import (
+    from clusterucb.compare.reference import (
         GRADIENT,
         check_kinds,
         default_kinds,
@@ -83,6 +82,7 @@ def compare_runs(config: RunConfig, wanted: Wanted, out: Path, address: str, mod
         read_reference,
         reference_config,
     )
+    from clusterucb.run.preparation import open_prepared
     from ray_app.cluster import connected
     from ray_app.quiet import quieten_libraries
     from ray_app.select import drive, select

@@ -4,8 +4,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clusterucb.comparison import NO_FEATURES
-from clusterucb.comparison_table import Comparison, Line
+from clusterucb.compare.comparison import NO_FEATURES
+from clusterucb.compare.comparison_table import Comparison, Line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,17 +14,17 @@ import ray
 from actors.lanes import WorkerLost
 from actors.pool import WorkerPool
 from actors.resources import plan_workers
-from clusterucb.calibration import Calibration, calibrate
+from clusterucb.checkpoint.model import check_model, describe
 from clusterucb.config import RunConfig
 from clusterucb.errors import ResourceError
-from clusterucb.estimate import Estimate, Measured, estimate
-from clusterucb.feature_store import FeatureStore
-from clusterucb.model import check_model, describe
-from clusterucb.planned_work import PlannedWork, plan_work
-from clusterucb.preparation import Prepared, prepare
-from clusterucb.run_folder import RunFolder
-from clusterucb.targets import TargetBank
-from clusterucb.tasks import Answer, Job, Task
+from clusterucb.gradients.targets import TargetBank
+from clusterucb.plan.calibration import Calibration, calibrate
+from clusterucb.plan.estimate import Estimate, Measured, estimate
+from clusterucb.plan.planned_work import PlannedWork, plan_work
+from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.preparation import Prepared, prepare
+from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.tasks import Answer, Job, Task
 from ray_app.cluster import connected
 from ray_app.views import View
 

@@ -3,8 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from clusterucb.estimate import Estimate, RowsEstimate, StageEstimate
-from clusterucb.footprint import DiskEstimate, MemoryEstimate
+from clusterucb.plan.estimate import Estimate, RowsEstimate, StageEstimate
+from clusterucb.plan.footprint import DiskEstimate, MemoryEstimate
 
 
 def print_estimate(estimate: Estimate, console: Console) -> None:

@@ -7,8 +7,8 @@ from itertools import islice
 from rich.console import Console
 from rich.table import Table
 
-from clusterucb.run_folder import RunFolder
-from clusterucb.summary import Share, Summary
+from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.summary import Share, Summary
 
 _ROWS = 12
 _ID_WIDTH = 24

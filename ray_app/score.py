@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from clusterucb.config import Audit, Exhaustive, RunConfig, Search, Selection
-from clusterucb.run_folder import RunFolder
+from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.summary import Summary
 from clusterucb.settings import build_config
-from clusterucb.summary import Summary
 from ray_app.report import first_words
 from ray_app.select import select
 from ray_app.views import View

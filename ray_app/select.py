@@ -13,11 +13,11 @@ from actors.coordinator import CoordinatorActor, Outcome, Work
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
 from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
-from clusterucb.events import Note, parse_event
-from clusterucb.feature_store import FeatureStore
-from clusterucb.preparation import prepare
-from clusterucb.run_folder import RunFolder
-from clusterucb.summary import Summary
+from clusterucb.run.events import Note, parse_event
+from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.preparation import prepare
+from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.summary import Summary
 from ray_app.cluster import connected
 from ray_app.views import View
 

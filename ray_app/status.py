@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from clusterucb.errors import RunFolderError
-from clusterucb.events import (
+from clusterucb.run.events import (
     Cancelled,
     Event,
     Failed,
@@ -19,7 +19,7 @@ from clusterucb.events import (
     Started,
     parse_event,
 )
-from clusterucb.run_folder import RunFolder
+from clusterucb.run.run_folder import RunFolder
 from ray_app.views import View
 
 _POLL_S = 0.5

@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from clusterucb.events import (
+from clusterucb.run.events import (
     Cancelled,
     Event,
     Failed,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad
 from torch.nn import functional
 
+from clusterucb.checkpoint.moments import Moments
+from clusterucb.checkpoint.names import canonical_name
 from clusterucb.config import Adam, Gradients
-from clusterucb.moments import Moments
-from clusterucb.names import canonical_name
 from clusterucb.types import TokenBatch
 
 CPU = torch.device("cpu")

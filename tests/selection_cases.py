@@ -7,9 +7,9 @@ from pathlib import Path
 from tiny_models import saved, tiny_llama
 
 from clusterucb.config import RunConfig
-from clusterucb.in_process import run_in_process
-from clusterucb.preparation import prepare
-from clusterucb.run_folder import RunFolder
+from clusterucb.run.in_process import run_in_process
+from clusterucb.run.preparation import prepare
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.settings import build_config
 
 _WORDS = {

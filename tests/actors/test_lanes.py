@@ -8,8 +8,8 @@ import pytest
 
 from actors.lanes import Dispatcher, WorkerGone, WorkerLost
 from clusterucb.errors import ResourceError
-from clusterucb.stages import FixedStage
-from clusterucb.tasks import EmbeddingTask, Job
+from clusterucb.run.stages import FixedStage
+from clusterucb.run.tasks import EmbeddingTask, Job
 from clusterucb.types import Hidden
 
 

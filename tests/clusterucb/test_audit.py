@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from clusterucb import config
 from clusterucb.audit import choose, estimate
-from clusterucb.simulate import simulate
+from clusterucb.compare.simulate import simulate
 
 
 def true_recall(drawn: np.ndarray, undrawn: np.ndarray, k: int) -> float:
@@ -72,7 +72,7 @@ def test_interval_covers_and_estimate_is_nearly_unbiased(audited: int, bias: flo
         rng = np.random.default_rng([table, 5])
         labels_N = rng.integers(0, 30, 3000).astype(np.int32)
         rewards_N = 0.7 * rng.normal(size=30)[labels_N] + 0.7 * rng.normal(size=3000)
-        run = simulate(rewards_N, labels_N, config.Search(budget=0.2), 0.05, rng)
+        run = simulate(rewards_N, labels_N, config.Search(budget=0.2, cold_start=0.05), 0.05, rng)
         undrawn = np.setdiff1d(np.arange(3000), run.drawn)
         threshold = np.sort(rewards_N[run.drawn])[-150]
         for _ in range(40):

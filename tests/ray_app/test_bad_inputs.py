@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from tiny_models import saved, tiny_llama
 from transformers import BertConfig, BertModel
 
-from clusterucb.in_process import run_in_process
-from clusterucb.moments import Moments, save_moments
-from clusterucb.names import canonical_name
-from clusterucb.preparation import prepare
-from clusterucb.run_folder import RunFolder
+from clusterucb.checkpoint.moments import Moments, save_moments
+from clusterucb.checkpoint.names import canonical_name
+from clusterucb.run.in_process import run_in_process
+from clusterucb.run.preparation import prepare
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.settings import load_config
 from ray_app.cli import main
 

@@ -10,10 +10,10 @@ import yaml
 from selection_cases import config_of, run_here, small_selection
 from typer.testing import CliRunner
 
-from clusterucb.comparison_table import Comparison
+from clusterucb.compare.comparison_table import Comparison
+from clusterucb.compare.reference import read_reference
 from clusterucb.errors import ConfigError
-from clusterucb.reference import read_reference
-from clusterucb.run_folder import RunFolder
+from clusterucb.run.run_folder import RunFolder
 from ray_app.cli import app
 from ray_app.cluster import LOCAL
 from ray_app.compare import Wanted, compare_runs

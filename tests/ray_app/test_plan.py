@@ -11,7 +11,7 @@ from rich.console import Console
 from selection_cases import config_of, small_selection
 
 from clusterucb.errors import ConfigError
-from clusterucb.estimate import Estimate
+from clusterucb.plan.estimate import Estimate
 from ray_app.cluster import LOCAL
 from ray_app.plan import plan
 from ray_app.plan_report import print_estimate

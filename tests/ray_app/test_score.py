@@ -11,7 +11,7 @@ from rich.console import Console
 from selection_cases import config_of, run_here, small_selection
 
 from clusterucb.errors import DataError
-from clusterucb.run_folder import RunFolder
+from clusterucb.run.run_folder import RunFolder
 from ray_app.cli import main
 from ray_app.score import print_scores, scored_rows, scoring_config
 from ray_app.select import read_summary

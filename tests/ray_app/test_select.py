@@ -17,7 +17,7 @@ import yaml
 from selection_cases import config_of, result_of, run_here, small_selection
 
 from clusterucb.errors import Stopped
-from clusterucb.run_folder import RunFolder
+from clusterucb.run.run_folder import RunFolder
 from ray_app.cluster import LOCAL
 from ray_app.select import select
 from ray_app.status import read_status, request_cancel

@@ -1,0 +1,1 @@
+"""The checkpoint: base model, LoRA adapter and Adam moments, from whatever wrote them."""

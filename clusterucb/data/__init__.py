@@ -1,0 +1,1 @@
+"""The pool and the target: rows of any format, chats as tokens, tokens on disk."""

@@ -1,0 +1,1 @@
+"""Features of the pool and the clusters made from them."""

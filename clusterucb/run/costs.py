@@ -1,0 +1,101 @@
+"""What a run spent, against scoring everything: samples, tokens, passes, seconds, by stage.
+
+Invariant: the ledger counts what was computed, features and targets included; nothing is left out to look cheap.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from clusterucb.data.tokens import TokenStore
+from clusterucb.run.run_folder import write_atomically
+from clusterucb.run.score_log import ScoreArchive
+from clusterucb.types import IntArray
+
+
+class StageCost(BaseModel):
+    """Cost of one stage. Seconds are worker seconds, summed over workers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    samples: int
+    tokens: int
+    forward_passes: int
+    backward_passes: int
+    seconds: float
+
+
+class CostLedger(BaseModel):
+    """All stages, and what an exhaustive scoring of the pool would have computed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stages: tuple[StageCost, ...]
+    exhaustive: StageCost
+    share_of_exhaustive_gradients: float
+    """Backward passes over those of the exhaustive scoring."""
+    share_of_exhaustive_tokens: float
+    """Tokens weighted by passes (forward 1, backward 1) over the exhaustive scoring's."""
+
+
+def weighted_tokens(cost: StageCost) -> float:
+    """Return tokens times passes: with frozen weights a backward pass costs about as much as a forward pass."""
+    if cost.samples == 0:
+        return 0.0
+    return cost.tokens * (cost.forward_passes + cost.backward_passes) / cost.samples
+
+
+def ledger(stages: Sequence[StageCost], pool_samples: int, pool_tokens: int) -> CostLedger:
+    """Sum the stages against the exhaustive scoring of a pool; the target's gradients are paid in both."""
+    scored = [stage for stage in stages if stage.backward_passes and stage.stage != "target"]
+    seconds_per_token = sum(stage.seconds for stage in scored) / max(1, sum(stage.tokens for stage in scored))
+    target = [stage for stage in stages if stage.stage == "target"]
+    exhaustive = StageCost(
+        stage="exhaustive",
+        samples=pool_samples + sum(stage.samples for stage in target),
+        tokens=pool_tokens + sum(stage.tokens for stage in target),
+        forward_passes=pool_samples + sum(stage.forward_passes for stage in target),
+        backward_passes=pool_samples + sum(stage.backward_passes for stage in target),
+        seconds=seconds_per_token * pool_tokens + sum(stage.seconds for stage in target),
+    )
+    return CostLedger(
+        stages=tuple(stages),
+        exhaustive=exhaustive,
+        share_of_exhaustive_gradients=sum(stage.backward_passes for stage in stages) / exhaustive.backward_passes,
+        share_of_exhaustive_tokens=sum(weighted_tokens(stage) for stage in stages) / weighted_tokens(exhaustive),
+    )
+
+
+def cost_of(stage: str, store: TokenStore, samples: IntArray, *, backward: bool, seconds: float) -> StageCost:
+    """Count one pass over samples: forward, and backward where gradients were taken."""
+    return StageCost(
+        stage=stage,
+        samples=len(samples),
+        tokens=int(store.lengths_N[samples].sum()),
+        forward_passes=len(samples),
+        backward_passes=len(samples) if backward else 0,
+        seconds=seconds,
+    )
+
+
+def scored_cost(stage: str, log: ScoreArchive, store: TokenStore) -> StageCost:
+    """Count what the log holds of a stage, failures included: they were computed."""
+    scored = [entry.scores for entry in log if entry.stage == stage]
+    samples = [scores.samples_B for scores in scored]
+    samples += [np.asarray([failure.sample for failure in scores.failures], dtype=np.int64) for scores in scored]
+    together = np.concatenate([np.empty(0, np.int64), *samples])
+    return cost_of(stage, store, together, backward=True, seconds=sum(scores.seconds for scores in scored))
+
+
+def save_cost(state: Path, cost: StageCost) -> None:
+    """Keep the cost of a stage whose answers are not logged, so that a resumed run still counts it."""
+    write_atomically(state / "cost" / f"{cost.stage}.json", cost.model_dump_json())
+
+
+def saved_costs(state: Path) -> list[StageCost]:
+    """Return the costs kept by `save_cost`."""
+    paths = [state / "cost" / f"{stage}.json" for stage in ("target", "features")]
+    return [StageCost.model_validate_json(path.read_text(encoding="utf-8")) for path in paths if path.exists()]

@@ -1,0 +1,40 @@
+"""Features of a prepared folder's pool and nothing else, driven like a selection."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from clusterucb.config import RunConfig
+from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.events import Emit
+from clusterucb.run.feature_stage import feature_stage
+from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.preparation import open_prepared
+from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.tasks import Stage
+from clusterucb.types import WorkerInfo
+
+
+class FeatureRun:
+    """Fills the feature store of a run folder; what is there is not computed again."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, emit: Emit) -> None:
+        self.workers: Sequence[WorkerInfo] = ()
+        self._config = config
+        self._folder = folder
+        self._emit = emit
+
+    @property
+    def bank(self) -> TargetBank:
+        """Features know no target."""
+        raise AssertionError("no stage of this run asks for a target bank")
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the stage that computes the features, where workers are needed for it."""
+        pool, _ = open_prepared(self._folder)
+        store = FeatureStore(self._folder.state, pool.num_samples)
+        usable = np.flatnonzero(pool.usable_N)
+        yield from feature_stage(self._config, pool, usable, self._folder.state, store, self._emit)
+
+    def close(self) -> None:
+        """Nothing is open between stages."""

@@ -1,0 +1,83 @@
+"""Features of the pool on disk: gathered micro-batch by micro-batch, then one memory-mapped matrix in pool order.
+
+Invariant: `features.npy` appears only when it is complete; until then a journal holds what was computed, so that an
+interrupted pass goes on where it stopped.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from clusterucb.run.journal import Journal, Record
+from clusterucb.run.run_folder import write_atomically
+from clusterucb.types import Failure, HalfArray, Hidden, IntArray
+
+
+class FeatureStore:
+    """Features of N pool samples in a folder."""
+
+    def __init__(self, folder: Path, num_samples: int) -> None:
+        self._matrix = folder / "features.npy"
+        self._facts = folder / "features.json"
+        self._journal_path = folder / "features.journal"
+        self._num_samples = num_samples
+        self._journal: Journal | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the matrix is on disk."""
+        return self._facts.exists()
+
+    def open(self) -> list[int]:
+        """Open the journal for appending; return the jobs that are already in it."""
+        self._journal = Journal(self._journal_path)
+        return [int(record.fields["job"]) for record in self._journal.records()]
+
+    def append(self, job: int, answer: Hidden) -> None:
+        """Keep one answer."""
+        assert self._journal is not None
+        failures = json.dumps([asdict(failure) for failure in answer.failures])
+        fields = {"job": str(job), "failures": failures, "seconds": repr(answer.seconds)}
+        arrays = {"samples": answer.samples_B, "features": answer.features_BF}
+        self._journal.append(Record(fields, arrays))
+
+    def consolidate(self) -> float:
+        """Turn the journal into the matrix; return the seconds that workers spent."""
+        assert self._journal is not None
+        seconds, failures = 0.0, list[Failure]()
+        for record in self._journal.records():
+            seconds += float(record.fields["seconds"])
+            failures += [Failure(**failure) for failure in json.loads(record.fields["failures"])]
+        blocks = ((record.arrays["samples"], record.arrays["features"]) for record in self._journal.records())
+        self.write(blocks, failures)
+        self._journal.close()
+        self._journal_path.unlink()
+        return seconds
+
+    def write(self, blocks: Iterable[tuple[IntArray, npt.NDArray[np.floating]]], failures: Iterable[Failure]) -> None:
+        """Write the matrix from blocks of (samples, features); rows that no block names stay zero."""
+        beside = self._matrix.with_suffix(".writing")
+        matrix: HalfArray | None = None
+        for samples_B, features_BF in blocks:
+            if matrix is None:
+                shape = (self._num_samples, features_BF.shape[1])
+                matrix = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
+            matrix[samples_B] = features_BF
+        if matrix is None:
+            matrix = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=(self._num_samples, 1))
+        matrix.flush()
+        del matrix
+        beside.replace(self._matrix)
+        write_atomically(self._facts, json.dumps([asdict(failure) for failure in failures]))
+
+    def matrix(self) -> HalfArray:
+        """Return the features [N, F], memory-mapped."""
+        return np.load(self._matrix, mmap_mode="r")
+
+    def failures(self) -> tuple[Failure, ...]:
+        """Return the samples that have no features."""
+        return tuple(Failure(**failure) for failure in json.loads(self._facts.read_text(encoding="utf-8")))

@@ -1,0 +1,197 @@
+"""A selection from start to finish, as a generator of stages.
+
+Whoever drives it (the coordinator actor, the in-process loop) drains each stage before asking for the next; all that
+decides anything happens here, without Ray and without a model. Invariants: the run folder is the truth, a stage that
+is on disk is not repeated, and what comes out is a function of configuration, data and model alone.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from clusterucb import audit
+from clusterucb.config import RunConfig
+from clusterucb.data.rows import read_rows
+from clusterucb.errors import DataError
+from clusterucb.features.clustering import fit, resolve_k
+from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.costs import ledger, saved_costs, scored_cost
+from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStarted
+from clusterucb.run.feature_stage import feature_stage
+from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.outputs import write_scores, write_selection
+from clusterucb.run.preparation import open_prepared
+from clusterucb.run.run_folder import RunFolder, write_atomically
+from clusterucb.run.score_log import ScoreLog
+from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.stages import SearchStage, score_stage
+from clusterucb.run.streams import Streams
+from clusterucb.run.summary import summarise
+from clusterucb.run.target_stage import load_bank, target_stage
+from clusterucb.run.tasks import Stage
+from clusterucb.search import Search
+from clusterucb.selection import select
+from clusterucb.types import Clusters, IntArray, WorkerInfo
+
+Labels = npt.NDArray[np.int32]
+
+
+class SelectionRun:
+    """One run over a prepared folder. Drain `stages()`; when it ends, the outputs are written."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, emit: Emit) -> None:
+        self.config = config
+        self.folder = folder
+        self.workers: Sequence[WorkerInfo] = ()
+        """What the workers used; the driver keeps it up to date, the summary reports it."""
+        self._emit = emit
+        self._pool, self._target = open_prepared(folder)
+        self._streams = Streams.of(config.seed)
+        self._log = ScoreLog(folder.state)
+        self._bank: TargetBank | None = None
+        self._usable_N = self._pool.usable_N.copy()
+
+    @property
+    def bank(self) -> TargetBank:
+        """The target bank; there once the target stage is drained."""
+        assert self._bank is not None, "the target stage comes first"
+        return self._bank
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the stages in order. Drain each before asking for the next."""
+        config, state = self.config, self.folder.state
+        yield from target_stage(self._target, config.gradients.batch_tokens, state, self._emit)
+        self._bank = load_bank(state)
+        labels: Labels | None = None
+        if config.search.allocator.kind in ("uniform", "exhaustive"):
+            yield from self._search(np.where(self._usable_N, 0, -1).astype(np.int32))
+        elif config.features.kind == "gradient" and config.features.path is None:
+            yield from self._whole_pool()
+            labels = self._cluster(self._pool_sketches()).labels_N
+        else:
+            store = FeatureStore(state, self._pool.num_samples)
+            usable = np.flatnonzero(self._usable_N)
+            yield from feature_stage(config, self._pool, usable, state, store, self._emit)
+            labels = self._cluster(store).labels_N
+            yield from self._search(labels)
+        drawn = self._table("search", "pool")
+        yield from self._audit(drawn)
+        self._finish(labels, drawn)
+
+    def close(self) -> None:
+        """Close the files; what was told is on disk."""
+        self._log.close()
+
+    def _pool_sketches(self) -> FeatureStore:
+        store = FeatureStore(self.folder.state, self._pool.num_samples)
+        if not store.complete:
+            store.write(self._log.sketches(), self._table("pool").failures)
+        return store
+
+    def _cluster(self, store: FeatureStore) -> Clusters:
+        for failure in store.failures():
+            self._usable_N[failure.sample] = False
+            self._note(f"pool: excluded {self._pool.ids[failure.sample]}: no features ({failure.reason})")
+        path = self.folder.state / "clusters.npz"
+        if path.exists():
+            with np.load(path) as found:
+                return Clusters(found["labels_N"], found["centroids_KF"])
+        k = resolve_k(self.config.clusters, int(self._usable_N.sum()), self.config.search.budget)
+        clusters = fit(store.matrix(), k, self.config.clusters, self._streams.clusters, self._usable_N)
+        beside = path.with_name("clusters.writing.npz")
+        np.savez(beside, labels_N=clusters.labels_N, centroids_KF=clusters.centroids_KF)
+        beside.replace(path)
+        return clusters
+
+    def _whole_pool(self) -> Iterator[Stage]:
+        self._note(
+            "features are gradients at this checkpoint: computing them shows every reward, so the answer is exhaustive "
+            "and no search follows; give features.path to reuse the sketches of an earlier checkpoint"
+        )
+        yield from self._score("pool", np.flatnonzero(self._usable_N))
+
+    def _search(self, labels_N: Labels) -> Iterator[Stage]:
+        usable = int((labels_N >= 0).sum())
+        share = self.config.selection.size(usable) / usable
+        search = Search(labels_N, self.config.search, share, self._streams.search)
+        batch_tokens = self.config.gradients.batch_tokens
+        stage = SearchStage(search, self._pool, batch_tokens, self.bank.fingerprint, self._log, self._emit)
+        yield from self._announced(stage, search.ledger.limit)
+
+    def _audit(self, drawn: ScoreTable) -> Iterator[Stage]:
+        chosen = audit.choose(self._undrawn(drawn), int(self._usable_N.sum()), self.config.audit, self._streams.audit)
+        if len(chosen):
+            yield from self._score("audit", chosen)
+
+    def _score(self, name: str, samples: IntArray) -> Iterator[Stage]:
+        batch_tokens = self.config.gradients.batch_tokens
+        stage = score_stage(name, samples, self._pool, batch_tokens, self.bank.fingerprint, self._log, self._emit)
+        yield from self._announced(stage, len(samples))
+
+    def _announced(self, stage: Stage, total: int) -> Iterator[Stage]:
+        logged = [entry.scores for entry in self._log if entry.stage == stage.name]
+        done = sum(len(scores.samples_B) + len(scores.failures) for scores in logged)
+        self._emit(StageStarted(stage=stage.name, total=total, done=done))
+        yield stage
+        self._emit(StageFinished(stage=stage.name))
+
+    def _undrawn(self, drawn: ScoreTable) -> IntArray:
+        left_N = self._usable_N.copy()
+        left_N[drawn.samples_B] = False
+        left_N[[failure.sample for failure in drawn.failures]] = False
+        return np.flatnonzero(left_N)
+
+    def _finish(self, labels_N: Labels | None, drawn: ScoreTable) -> None:
+        config, pool, everything = self.config, self._pool, self._table("search", "pool", "audit")
+        for failure in everything.failures:
+            self._note(f"pool: excluded {pool.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip())
+        if not len(drawn.samples_B):
+            raise DataError("every scored sample failed: see the notes in events.jsonl")
+        usable = int(self._usable_N.sum())
+        ids, sources = pool.ids.take(drawn.samples_B), pool.sources.take(drawn.samples_B)
+        wanted = config.selection.size(usable)
+        if wanted > len(drawn.samples_B):  # the budget sufficed, but samples failed
+            self._note(
+                f"{len(drawn.samples_B)} samples are selected instead of {wanted}: the others could not be scored"
+            )
+            wanted = len(drawn.samples_B)
+        asked = config.selection.model_copy(update={"share": None, "count": wanted})
+        subset = select(drawn.samples_B, drawn.reward_B, ids, sources, asked, usable)
+        subtasks = self.bank.subtasks
+        write_scores(self.folder.scores_file, pool, everything, subtasks, labels_N, subset)
+        rows = read_rows(config.pool).raw(subset.samples_B.tolist())
+        write_selection(self.folder.selection_file, rows, pool, drawn, subtasks, labels_N, subset)
+        costs = [
+            *saved_costs(self.folder.state),
+            *(scored_cost(s, self._log, pool) for s in ("pool", "search", "audit")),
+        ]
+        summary = summarise(
+            self.folder.path.name,
+            pool,
+            self._target,
+            subtasks,
+            labels_N,
+            drawn,
+            everything,
+            subset,
+            self._recall(drawn, len(subset)),
+            ledger([cost for cost in costs if cost.samples], usable, int(pool.lengths_N[self._usable_N].sum())),
+            self.workers,
+        )
+        write_atomically(self.folder.summary_file, summary.model_dump_json(indent=1) + "\n")
+        self._emit(Finished(selected=len(subset), scored=len(drawn.samples_B)))
+
+    def _recall(self, drawn: ScoreTable, k: int) -> audit.AuditEstimate | None:
+        undrawn, audited = self._undrawn(drawn), self._table("audit")
+        failed = len(audited.failures)
+        rewards = np.concatenate([audited.reward_B, np.full(failed, np.nan)])
+        if len(undrawn) and not len(rewards):
+            return None
+        return audit.estimate(drawn.reward_B, rewards, len(undrawn), k, self.config.audit.confidence)
+
+    def _table(self, *stages: str) -> ScoreTable:
+        return ScoreTable.of(self._log, len(self.bank.subtasks), stages)
+
+    def _note(self, text: str) -> None:
+        self._emit(Note(text=text))

@@ -1,0 +1,195 @@
+"""Everything that can be refused before a cluster starts: settings, model, pool, target, budget; then tokens on disk.
+
+Invariant: a new run folder exists afterwards only if the run can start; bad input leaves nothing behind.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clusterucb.checkpoint.model import check_model, describe, load_tokenizer
+from clusterucb.config import Features, Rows, RunConfig
+from clusterucb.data.chat import ChatEncoder
+from clusterucb.data.rows import read_rows
+from clusterucb.data.tokens import TokenStore, pool_fingerprint, tokenise
+from clusterucb.errors import ConfigError, DataError, RunFolderError
+from clusterucb.features.clustering import resolve_k
+from clusterucb.features.embedding import check_encoder
+from clusterucb.features.hidden import check_block
+from clusterucb.run.brought_features import bring_features
+from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.score_log import check_scores
+from clusterucb.types import IntArray
+
+Progress = Callable[[str, int], None]
+"""Called with what is being read ("pool", "target") and the rows read so far."""
+
+
+class Claim:
+    """A hold on a run folder, which `withdraw` gives back as it was found."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+        self._folder = folder
+        self._found = next((path for path in (folder.path, *folder.path.parents) if path.exists()), None)
+        self.resumed = folder.start(config)
+
+    def withdraw(self) -> None:
+        """Remove what the claim and the work since have left, unless the run was there before or holds results."""
+        folder = self._folder
+        if self.resumed or folder.begun:
+            return
+        for path in (folder.config_file, folder.events_file):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(folder.state, ignore_errors=True)
+        for path in (folder.path, *folder.path.parents):
+            if path == self._found or any(path.iterdir()):
+                return
+            path.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Tokenised pool and target, and what the user must hear about them."""
+
+    pool: TokenStore
+    target: TokenStore
+    claim: Claim
+    notes: tuple[str, ...]
+
+
+def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepared:
+    """Check everything, claim the folder and tokenise; on a resume reuse what is there."""
+    check_model(config.model, config.gradients)
+    shape = describe(config.model, config.gradients)
+    if _clustered(config):
+        _check_features(config.features, shape.num_layers)
+    claim = Claim(config, folder)
+    try:
+        prepared = _tokenise_both(config, folder, progress, claim)
+        check_sizes(config, prepared.pool, prepared.target)
+        _check_positions(config, shape.max_positions, prepared)
+        if _clustered(config):
+            bring_features(config.features, config.pool, prepared.pool, folder.state)
+        if claim.resumed:
+            check_scores(folder.state)
+        return prepared
+    except BaseException:
+        claim.withdraw()
+        raise
+
+
+def _clustered(config: RunConfig) -> bool:
+    return config.search.allocator.kind not in ("uniform", "exhaustive")
+
+
+def _check_features(features: Features, num_layers: int) -> None:
+    if features.kind == "embedding":
+        check_encoder(features.encoder)
+    elif features.kind == "hidden" and isinstance(features.layer, int):
+        check_block(features.layer, num_layers)
+
+
+def _check_positions(config: RunConfig, positions: int | None, prepared: Prepared) -> None:
+    longest = max(int(store.lengths_N[store.usable_N].max()) for store in (prepared.pool, prepared.target))
+    if positions is not None and longest > positions:
+        raise ConfigError(
+            f"tokens.max_length ({config.tokens.max_length}) lets samples of {longest} tokens pass, but model.base has "
+            f"positions for {positions}: set tokens.max_length to {positions} or less"
+        )
+
+
+def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
+    """Open pool and target of a prepared run folder."""
+    return TokenStore.open(folder.state / "pool"), TokenStore.open(folder.state / "target")
+
+
+def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
+    encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
+    target = _store(config.target, encoder, folder.state / "target", lambda rows: progress("target", rows))
+    pool = _store(config.pool, encoder, folder.state / "pool", lambda rows: progress("pool", rows))
+    notes = (*encoder.notes, *_notes("pool", pool), *_notes("target", target))
+    return Prepared(pool, target, claim, notes)
+
+
+def _store(rows: Rows, encoder: ChatEncoder, folder: Path, progress: Callable[[int], None]) -> TokenStore:
+    """Tokenise, or reuse what stands there; refuse it where the rows have changed since."""
+    reader = read_rows(rows)
+    fingerprint = pool_fingerprint(reader, encoder)
+    if not folder.exists():
+        return tokenise(reader, encoder, folder, fingerprint, progress)
+    store = TokenStore.open(folder)
+    if store.fingerprint != fingerprint:
+        raise RunFolderError(
+            f"{rows.path} or the tokenizer has changed since this run began: give another folder with --out, or put "
+            f"the old ones back"
+        )
+    return store
+
+
+def _notes(name: str, store: TokenStore) -> list[str]:
+    notes = [f"{name}: skipped {skipped.location}: {skipped.reason}" for skipped in store.skipped()]
+    notes += [
+        f"{name}: excluded {store.ids[failure.sample]}: {failure.reason} ({failure.detail})"
+        for failure in store.failures
+    ]
+    if store.num_truncated:
+        notes.append(f"{name}: {store.num_truncated} of {store.num_samples} samples were cut to tokens.max_length")
+    return notes
+
+
+def target_subtasks(target: TokenStore) -> dict[str, IntArray]:
+    """Return the rows of every subtask, by name, names ascending."""
+    codes_E, names = target.subtasks.codes()
+    return {names[code]: np.flatnonzero(codes_E == code) for code in sorted(range(len(names)), key=names.__getitem__)}
+
+
+def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None:
+    """Refuse budgets, cluster counts and selections that the pool cannot carry."""
+    usable = int(pool.usable_N.sum())
+    if usable == 0:
+        raise DataError(f"{config.pool.path} has no usable sample: all {pool.num_samples} lack labels or are too long")
+    if not target.usable_N.any():
+        raise DataError(
+            f"{config.target.path} has no usable example: all {target.num_samples} lack labels or are too long"
+        )
+    for name, rows in target_subtasks(target).items():
+        if not target.usable_N[rows].any():
+            raise DataError(
+                f"{config.target.path}: subtask {name!r} has no usable example, all {len(rows)} lack labels or are too "
+                f"long: raise tokens.max_length ({config.tokens.max_length}), or change or remove them"
+            )
+    budget = usable if config.search.allocator.kind == "exhaustive" else int(config.search.budget * usable + 1e-9)
+    if config.selection.size(usable) > budget:
+        raise ConfigError(
+            f"the selection of {config.selection.size(usable)} samples exceeds what is scored ({budget} of {usable}): "
+            f"lower selection.count or raise search.budget ({config.search.budget:g})"
+        )
+    _check_sources(config, pool, usable)
+    if not _clustered(config):
+        return
+    k = resolve_k(config.clusters, usable, config.search.budget)
+    least = k if config.search.compat == "official" else min(usable, k * config.search.cold_start_min)
+    if budget < least:
+        raise ConfigError(
+            f"search.budget ({config.search.budget:g}) buys {budget} of {usable} samples, but the cold start of {k} "
+            f"clusters draws at least {least}: lower clusters.k, lower search.cold_start_min or raise search.budget"
+        )
+
+
+def _check_sources(config: RunConfig, pool: TokenStore, usable: int) -> None:
+    """Refuse a cap on sources that could not be kept even if everything were scored."""
+    share = config.selection.max_per_source
+    if share is None:
+        return
+    codes_N, names = pool.sources.codes()
+    count = config.selection.size(usable)
+    cap, sizes = max(1, int(share * count + 1e-9)), np.bincount(codes_N[pool.usable_N])
+    allowed = int(np.minimum(sizes, cap).sum())
+    if allowed < count:
+        raise ConfigError(
+            f"selection.max_per_source ({share:g}) allows {allowed} of the {count} samples asked for from {len(names)} "
+            f"sources: raise it or lower the selection"
+        )

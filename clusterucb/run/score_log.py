@@ -1,0 +1,147 @@
+"""Everything scored in a run, on disk before it counts, findable by micro-batch.
+
+A record is one micro-batch's `Scores`; sketches go to a file of fixed-size rows beside the journal, written first, so
+that a record never points at a missing row. Rows of a batch that was being written in a crash are simply never
+pointed at.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from clusterucb.run.journal import Journal, Record, check_journal, read_records
+from clusterucb.types import Failure, FloatArray, HalfArray, IntArray, Scores
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One logged micro-batch: where in the run it came from, and its scores without the sketches."""
+
+    stage: str
+    round: int
+    scores: Scores
+    first_sketch: int
+    """Row of the first sample's sketch in the sketch file; -1 where none were taken."""
+
+
+def check_scores(folder: Path) -> None:
+    """Raise RunFolderError where what a run folder holds is damaged."""
+    check_journal(folder / "scores.journal")
+
+
+class ScoreArchive:
+    """What a run folder holds, read only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._sketch_path = folder / "sketches.f16"
+        self._entries: list[Scored] = []
+        self._by_batch: dict[tuple[str, bytes], int] = {}
+        self._sketch_dim = 0
+        journal = folder / "scores.journal"
+        for record in read_records(journal) if journal.exists() else ():
+            self._remember(_from_record(record), int(record.fields["sketch_dim"]))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Scored]:
+        return iter(self._entries)
+
+    def find(self, stage: str, samples_B: IntArray) -> Scores | None:
+        """Return what was logged for exactly this micro-batch of this stage."""
+        index = self._by_batch.get((stage, _batch_key(samples_B)))
+        return None if index is None else self._entries[index].scores
+
+    def sketches(self) -> Iterator[tuple[IntArray, HalfArray]]:
+        """Yield (samples, unit sketches [B, D]) by micro-batch; the sketches are views of a memory map."""
+        if self._sketch_dim == 0:
+            return
+        stored = np.memmap(self._sketch_path, dtype=np.float16, mode="r")
+        stored = stored[: len(stored) // self._sketch_dim * self._sketch_dim].reshape(-1, self._sketch_dim)
+        for entry in self._entries:
+            if entry.first_sketch >= 0:
+                samples_B = entry.scores.samples_B
+                yield samples_B, stored[entry.first_sketch : entry.first_sketch + len(samples_B)]
+
+    def _remember(self, entry: Scored, sketch_dim: int) -> None:
+        failed = np.asarray([failure.sample for failure in entry.scores.failures], dtype=np.int64)
+        key = (entry.stage, _batch_key(np.concatenate([entry.scores.samples_B, failed])))
+        self._by_batch[key] = len(self._entries)
+        self._entries.append(entry)
+        self._sketch_dim = max(self._sketch_dim, sketch_dim)
+
+
+class ScoreLog(ScoreArchive):
+    """The archive of the run that is being written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._journal = Journal(folder / "scores.journal")  # repairs a torn tail before the archive reads it
+        super().__init__(folder)
+        self._sketches = self._sketch_path.open("ab", buffering=0)
+
+    def append(self, stage: str, round_index: int, scores: Scores) -> None:
+        """Write sketches, then the record; both are on the disk when this returns."""
+        first, dim = -1, 0
+        if scores.sketch_BD is not None and len(scores.samples_B):
+            dim = scores.sketch_BD.shape[1]
+            first = self._append_sketches(scores.sketch_BD)
+        entry = Scored(stage, round_index, replace(scores, sketch_BD=None), first)
+        self._journal.append(_to_record(entry, dim))
+        self._remember(entry, dim)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._journal.close()
+        self._sketches.close()
+
+    def _append_sketches(self, sketch_BD: HalfArray) -> int:
+        row_bytes = sketch_BD.shape[1] * sketch_BD.itemsize
+        first = -(-os.fstat(self._sketches.fileno()).st_size // row_bytes)
+        self._sketches.truncate(first * row_bytes)  # fills up a row torn by a crash; no record points at it
+        data = memoryview(np.ascontiguousarray(sketch_BD).tobytes())
+        while data:
+            data = data[self._sketches.write(data) :]
+        os.fsync(self._sketches.fileno())
+        return first
+
+
+def _batch_key(samples_B: IntArray) -> bytes:
+    return np.sort(samples_B).astype(np.int64).tobytes()
+
+
+def _to_record(entry: Scored, dim: int) -> Record:
+    scores = entry.scores
+    return Record(
+        fields={
+            "stage": entry.stage,
+            "round": str(entry.round),
+            "first_sketch": str(entry.first_sketch),
+            "sketch_dim": str(dim),
+            "seconds": repr(scores.seconds),
+            "failures": json.dumps([asdict(failure) for failure in scores.failures]),
+        },
+        arrays={
+            "samples": scores.samples_B,
+            "influence": scores.influence_BS,
+            "squared_norm": scores.squared_norm_B,
+            "loss": scores.loss_B,
+        },
+    )
+
+
+def _from_record(record: Record) -> Scored:
+    influence: FloatArray = record.arrays["influence"]
+    scores = Scores(
+        samples_B=record.arrays["samples"],
+        influence_BS=influence,
+        squared_norm_B=record.arrays["squared_norm"],
+        loss_B=record.arrays["loss"],
+        sketch_BD=None,
+        failures=tuple(Failure(**failure) for failure in json.loads(record.fields["failures"])),
+        seconds=float(record.fields["seconds"]),
+    )
+    return Scored(record.fields["stage"], int(record.fields["round"]), scores, int(record.fields["first_sketch"]))

@@ -1,0 +1,192 @@
+"""The two kinds of stage: a fixed list of jobs, and the bandit's rounds.
+
+Invariants: every job is told exactly once; what was found in the score log on disk is never handed out again; the
+search is told whole rounds in planned order, whatever order the micro-batches came back in.
+"""
+
+import heapq
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from clusterucb.data.tokens import TokenStore
+from clusterucb.run.batching import micro_batches
+from clusterucb.run.events import Emit, Progressed, RoundPlanned
+from clusterucb.run.score_log import ScoreLog
+from clusterucb.run.tasks import Answer, Job, ScoreTask, Task
+from clusterucb.search import Search
+from clusterucb.types import IntArray, Observations, Round, Scores
+
+
+class FixedStage:
+    """Jobs known in advance; `accept` stores an answer durably."""
+
+    def __init__(
+        self,
+        name: str,
+        tasks: Sequence[Callable[[], Task]],
+        accept: Callable[[int, Answer], None],
+        done: Sequence[int] = (),
+    ) -> None:
+        finished = frozenset(done)
+        self.name = name
+        self._tasks = tasks
+        self._accept = accept
+        self._waiting = [index for index in range(len(tasks)) if index not in finished]
+        self._out = 0
+
+    def ask(self) -> Job | None:
+        """Hand out the first waiting job."""
+        if not self._waiting:
+            return None
+        index = heapq.heappop(self._waiting)
+        self._out += 1
+        return Job(self.name, index, self._tasks[index]())
+
+    def tell(self, job: Job, answer: Answer) -> None:
+        """Store the answer."""
+        self._accept(job.index, answer)
+        self._out -= 1
+
+    def give_back(self, job: Job) -> None:
+        """Let the job wait again."""
+        self._out -= 1
+        heapq.heappush(self._waiting, job.index)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing waits and nothing is out."""
+        return not self._waiting and self._out == 0
+
+
+class _OpenRound:
+    """A planned round whose micro-batches are still coming in."""
+
+    def __init__(self, plan: Round) -> None:
+        self.plan = plan
+        self.reward: dict[int, float] = {}
+        self.failed: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        return len(self.reward) + len(self.failed) == len(self.plan.samples_B)
+
+    def accept(self, scores: Scores) -> None:
+        rewards = scores.influence_BS.max(axis=1) if len(scores.samples_B) else np.empty(0)
+        self.reward.update(zip(scores.samples_B.tolist(), rewards.tolist(), strict=True))
+        self.failed.update(failure.sample for failure in scores.failures)
+
+    def observations(self) -> Observations:
+        """Rewards in planned order."""
+        samples = [sample for sample in self.plan.samples_B.tolist() if sample in self.reward]
+        return Observations(
+            samples_B=np.asarray(samples, dtype=np.int64),
+            rewards_B=np.asarray([self.reward[sample] for sample in samples], dtype=np.float64),
+            failed=tuple(sample for sample in self.plan.samples_B.tolist() if sample in self.failed),
+        )
+
+
+class SearchStage:
+    """The bandit: asks the search for rounds, cuts them into micro-batches and tells complete rounds in order."""
+
+    name = "search"
+
+    def __init__(
+        self, search: Search, pool: TokenStore, batch_tokens: int, bank: str, log: ScoreLog, emit: Emit
+    ) -> None:
+        self.search = search
+        self._pool = pool
+        self._batch_tokens = batch_tokens
+        self._bank = bank
+        self._log = log
+        self._emit = emit
+        self._open: dict[int, _OpenRound] = {}
+        self._round_of: dict[int, int] = {}
+        self._batches: list[IntArray] = []
+        self._waiting: list[int] = []
+        self._out = 0
+
+    def ask(self) -> Job | None:
+        """Hand out the next micro-batch, planning a round where the search allows it."""
+        while not self._waiting:
+            plan = self.search.ask()
+            if plan is None:
+                return None
+            self._open_round(plan)
+        index = heapq.heappop(self._waiting)
+        self._out += 1
+        return Job(self.name, index, ScoreTask(self._pool.batch(self._batches[index]), self._bank))
+
+    def tell(self, job: Job, answer: Answer) -> None:
+        """Log the scores, then count them; tell the search every round that is complete."""
+        assert isinstance(answer, Scores)
+        assert isinstance(job.task, ScoreTask)
+        round_index = self._round_of[job.index]
+        self._log.append(self.name, round_index, answer)
+        self._emit(_progress(self.name, answer, len(job.task.batch.tokens_T)))
+        self._out -= 1
+        self._open[round_index].accept(answer)
+        self._tell_complete_rounds()
+
+    def give_back(self, job: Job) -> None:
+        """Let the micro-batch wait again."""
+        self._out -= 1
+        heapq.heappush(self._waiting, job.index)
+
+    @property
+    def done(self) -> bool:
+        """Whether the search has spent its budget and everything was told."""
+        return self.search.done and not self._waiting and self._out == 0
+
+    def _open_round(self, plan: Round) -> None:
+        arms = len(np.unique(plan.arms_B))
+        self._emit(
+            RoundPlanned(round=plan.index, draws=len(plan.samples_B), arms=arms, remaining=self.search.ledger.remaining)
+        )
+        opened = self._open[plan.index] = _OpenRound(plan)
+        for batch in micro_batches(plan.samples_B, self._pool.lengths_N, self._batch_tokens):
+            known = self._log.find(self.name, batch)
+            if known is not None:
+                opened.accept(known)
+                continue
+            self._round_of[len(self._batches)] = plan.index
+            heapq.heappush(self._waiting, len(self._batches))
+            self._batches.append(batch)
+        self._tell_complete_rounds()
+
+    def _tell_complete_rounds(self) -> None:
+        while self._open:
+            oldest = min(self._open)
+            if not self._open[oldest].complete:
+                return
+            self.search.tell(oldest, self._open.pop(oldest).observations())
+
+
+def score_stage(
+    name: str, samples_B: IntArray, pool: TokenStore, batch_tokens: int, bank: str, log: ScoreLog, emit: Emit
+) -> FixedStage:
+    """Score a fixed set of samples (an audit, a whole pool), leaving out the micro-batches that the log holds."""
+    batches = micro_batches(samples_B, pool.lengths_N, batch_tokens)
+
+    def task(batch: IntArray) -> Callable[[], Task]:
+        return lambda: ScoreTask(pool.batch(batch), bank)
+
+    def accept(index: int, answer: Answer) -> None:
+        assert isinstance(answer, Scores)
+        log.append(name, -1, answer)
+        emit(_progress(name, answer, int(pool.lengths_N[batches[index]].sum())))
+
+    done = [index for index, batch in enumerate(batches) if log.find(name, batch) is not None]
+    return FixedStage(name, [task(batch) for batch in batches], accept, done)
+
+
+def _progress(stage: str, answer: Scores, tokens: int) -> Progressed:
+    best = float(answer.influence_BS.max()) if answer.influence_BS.size else None
+    return Progressed(
+        stage=stage,
+        samples=len(answer.samples_B),
+        tokens=tokens,
+        seconds=answer.seconds,
+        failed=len(answer.failures),
+        best=best,
+    )

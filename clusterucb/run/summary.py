@@ -1,0 +1,136 @@
+"""`summary.json`: what was chosen, from what, at which cost, and how much was missed."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from clusterucb.audit import AuditEstimate
+from clusterucb.data.tokens import TokenStore
+from clusterucb.run.costs import CostLedger
+from clusterucb.run.score_table import ScoreTable
+from clusterucb.selection import SelectedSubset
+from clusterucb.types import IntArray, WorkerInfo
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Share(_Part):
+    """One group of samples (a source, a cluster) in the pool, among the scored and in the selection."""
+
+    name: str
+    pool: int
+    scored: int
+    selected: int
+
+
+class Lengths(_Part):
+    """Median label tokens: gradient influence is known to favour short answers, so look at it."""
+
+    pool: float
+    selected: float
+
+
+class Recall(_Part):
+    """The audit's estimate of how much of the true top set was scored."""
+
+    recall: float
+    low: float
+    high: float
+    confidence: float
+    audited: int
+
+
+class WorkerUse(_Part):
+    """What one worker ran on and its peak memory."""
+
+    device: str
+    peak_host_gib: float
+    peak_device_gib: float
+
+
+class Summary(_Part):
+    """The end of a run."""
+
+    run: str
+    pool: int
+    usable: int
+    truncated: int
+    excluded: dict[str, int]
+    target_examples: int
+    subtasks: tuple[str, ...]
+    scored: int
+    selected: int
+    threshold: float
+    by_source: tuple[Share, ...]
+    by_cluster: tuple[Share, ...]
+    label_tokens: Lengths
+    audit: Recall | None
+    cost: CostLedger
+    workers: tuple[WorkerUse, ...]
+
+
+def composition(
+    codes_N: npt.NDArray[np.int32], names: Sequence[str], scored: IntArray, chosen: IntArray
+) -> tuple[Share, ...]:
+    """Count groups (code -1: none) in pool, scored and selected samples; the most selected first."""
+
+    def count(codes: npt.NDArray[np.int32]) -> list[int]:
+        return np.bincount(codes[codes >= 0], minlength=len(names)).tolist()
+
+    counts = zip(names, count(codes_N), count(codes_N[scored]), count(codes_N[chosen]), strict=True)
+    shares = [Share(name=name, pool=pool, scored=among, selected=selected) for name, pool, among, selected in counts]
+    return tuple(sorted(shares, key=lambda share: (-share.selected, -share.scored, share.name)))
+
+
+def summarise(
+    run: str,
+    pool: TokenStore,
+    target: TokenStore,
+    subtasks: tuple[str, ...],
+    labels_N: npt.NDArray[np.int32] | None,
+    drawn: ScoreTable,
+    everything: ScoreTable,
+    subset: SelectedSubset,
+    audit: AuditEstimate | None,
+    cost: CostLedger,
+    workers: Iterable[WorkerInfo],
+) -> Summary:
+    """Put a finished run into words and numbers."""
+    excluded = Counter(failure.reason for failure in (*pool.failures, *everything.failures))
+    clusters: tuple[Share, ...] = ()
+    if labels_N is not None:
+        names = [str(cluster) for cluster in range(int(labels_N.max()) + 1)]
+        clusters = composition(labels_N, names, drawn.samples_B, subset.samples_B)
+    return Summary(
+        run=run,
+        pool=pool.num_samples,
+        usable=int(pool.usable_N.sum()),
+        truncated=pool.num_truncated,
+        excluded=dict(sorted(excluded.items())),
+        target_examples=int(target.usable_N.sum()),
+        subtasks=subtasks,
+        scored=len(drawn.samples_B),
+        selected=len(subset),
+        threshold=subset.threshold,
+        by_source=composition(*pool.sources.codes(), drawn.samples_B, subset.samples_B),
+        by_cluster=clusters,
+        label_tokens=Lengths(
+            pool=float(np.median(pool.label_counts_N[pool.usable_N])),
+            selected=float(np.median(pool.label_counts_N[subset.samples_B])),
+        ),
+        audit=None
+        if audit is None
+        else Recall(
+            recall=audit.recall, low=audit.low, high=audit.high, confidence=audit.confidence, audited=audit.audited
+        ),
+        cost=cost,
+        workers=tuple(
+            WorkerUse(device=info.device, peak_host_gib=info.peak_host_gib, peak_device_gib=info.peak_device_gib)
+            for info in workers
+        ),
+    )

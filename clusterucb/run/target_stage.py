@@ -1,0 +1,70 @@
+"""The target bank: plain gradients of the target examples, subtask by subtask.
+
+The sum of a subtask's unit gradients is made of fixed parts added in planned order, so that any number of workers
+gives the same bank.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from clusterucb.data.tokens import TokenStore
+from clusterucb.gradients.targets import TargetBank, TargetPart, combine
+from clusterucb.run.batching import micro_batches
+from clusterucb.run.costs import cost_of, save_cost
+from clusterucb.run.events import Emit, Note, Progressed, StageFinished, StageStarted
+from clusterucb.run.preparation import target_subtasks
+from clusterucb.run.stages import FixedStage
+from clusterucb.run.tasks import Answer, Stage, TargetTask, Task
+from clusterucb.types import IntArray
+
+
+def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit) -> Iterator[Stage]:
+    """Yield the stage that makes `target.safetensors`, unless it is there."""
+    path = state / "target.safetensors"
+    if path.exists():
+        return
+    usable = np.flatnonzero(target.usable_N)
+    plan = target_batches(target, batch_tokens)
+    parts: dict[int, TargetPart] = {}
+
+    def task(name: str, batch: IntArray) -> Callable[[], Task]:
+        return lambda: TargetTask(target.batch(batch), name)
+
+    def accept(index: int, answer: Answer) -> None:
+        assert isinstance(answer, TargetPart)
+        parts[index] = answer
+        batch = plan[index][1]
+        emit(
+            Progressed(
+                stage="target",
+                samples=len(batch),
+                tokens=int(target.lengths_N[batch].sum()),
+                seconds=answer.seconds,
+                failed=len(answer.failures),
+            )
+        )
+
+    emit(StageStarted(stage="target", total=len(usable), done=0))
+    yield FixedStage("target", [task(*each) for each in plan], accept)
+    ordered = [parts[index] for index in range(len(plan))]
+    for failure in (failure for part in ordered for failure in part.failures):
+        emit(Note(text=f"target: excluded {target.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip()))
+    combine(tuple(target_subtasks(target)), ordered).save(path)
+    save_cost(state, cost_of("target", target, usable, backward=True, seconds=sum(part.seconds for part in ordered)))
+    emit(StageFinished(stage="target"))
+
+
+def target_batches(target: TokenStore, batch_tokens: int) -> list[tuple[str, IntArray]]:
+    """Return the stage's micro-batches with the subtask of each."""
+    return [
+        (name, batch)
+        for name, rows in target_subtasks(target).items()
+        for batch in micro_batches(rows[target.usable_N[rows]], target.lengths_N, batch_tokens)
+    ]
+
+
+def load_bank(state: Path) -> TargetBank:
+    """Return the bank of a run whose target stage is drained."""
+    return TargetBank.load(state / "target.safetensors")

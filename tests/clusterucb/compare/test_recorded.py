@@ -1,0 +1,56 @@
+"""A recorded table gives rewards, features and costs, or says what is wrong with it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clusterucb.compare.recorded import RecordedTable
+from clusterucb.errors import DataError
+
+INFLUENCE_NS = np.array([[0.1, 0.3], [0.2, -0.1], [np.nan, np.nan]], np.float32)
+
+
+def table(path: Path, **arrays: np.ndarray) -> RecordedTable:
+    np.savez(path, influence_sums=INFLUENCE_NS, num_tokens=np.array([5, 7, 9]), **arrays)
+    return RecordedTable(path)
+
+
+def test_rewards_are_maxima_over_subtasks_and_lengths_are_tokens(tmp_path: Path):
+    found = table(tmp_path / "one.npz").reference(None)
+    np.testing.assert_allclose(found.rewards_N, [0.3, 0.2, np.nan], rtol=1e-6)
+    assert found.cost == 2 * (5 + 7 + 9)
+
+
+def test_without_lengths_every_sample_counts_the_same(tmp_path: Path):
+    np.savez(tmp_path / "one.npz", influence_sums=INFLUENCE_NS[:, 0])
+    assert RecordedTable(tmp_path / "one.npz").reference("sums").cost == 2 * 3
+
+
+def test_hidden_states_cost_a_forward_pass_gradients_two_and_earlier_ones_nothing(tmp_path: Path):
+    arrays = {"hidden": np.ones((3, 2)), "sketch": np.ones((3, 4)), "id": np.array(["a", "b", "c"])}
+    now, before = table(tmp_path / "now.npz", **arrays), table(tmp_path / "before.npz", **arrays)
+    assert now.kinds == ("hidden", "gradient")
+    assert [now.features(kind).cost for kind in now.kinds] == [21, 42]
+    assert before.earlier_features(now).cost == 0
+    assert before.earlier_features(now).matrix_NF.shape == (3, 4)
+
+
+def test_what_a_table_lacks_is_named(tmp_path: Path):
+    arrays = {"sketch": np.ones((3, 4)), "id": np.array(["a", "b", "c"])}
+    found = table(tmp_path / "one.npz", **arrays)
+    with pytest.raises(DataError, match=r"one\.npz holds influence on sums: choose one with --target"):
+        found.reference("birds")
+    with pytest.raises(DataError, match=r"no features 'hidden': choose from gradient"):
+        found.features("hidden")
+    other = table(tmp_path / "two.npz", **(arrays | {"id": np.array(["a", "c", "b"])}))
+    with pytest.raises(DataError, match="hold other samples, or in another order"):
+        other.earlier_features(found)
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path):
+    np.save(tmp_path / "matrix.npy", np.ones(3))
+    (tmp_path / "text.npz").write_text("not a table")
+    for name in ("matrix.npy", "text.npz", "missing.npz"):
+        with pytest.raises(DataError, match=name):
+            RecordedTable(tmp_path / name)
