@@ -37,13 +37,13 @@ def shingles(row: Row) -> set[tuple[str, ...]]:
 
 
 def answer(row: Row) -> str:
-    return row["messages"][1]["content"]
+    return row["messages"][-1]["content"]
 
 
 def test_every_row_is_a_question_with_an_answer(pool, targets):
     for row in [*pool, *targets["arithmetic"], *targets["python"]]:
         assert list(row) == ["id", "source", "domain", "messages"]
-        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        assert [message["role"] for message in row["messages"]] == ["system", "user", "assistant"]
         assert all(message["content"].strip() for message in row["messages"])
 
 
@@ -66,17 +66,17 @@ def test_noise_and_near_duplicates_are_present(pool):
     for copy in copies:
         original = originals[answer(copy)]
         assert original["domain"] == copy["domain"]
-        assert original["messages"][0]["content"] in copy["messages"][0]["content"]
+        assert original["messages"][1]["content"] in copy["messages"][1]["content"]
 
 
 def test_the_pool_holds_no_target_and_no_near_copy_of_one(pool, targets):
-    questions = {row["messages"][0]["content"] for row in pool}
+    questions = {row["messages"][1]["content"] for row in pool}
     in_pool = set().union(*map(shingles, pool))
     for rows in targets.values():
         assert 24 <= len(rows) <= 32
         assert len({row["id"] for row in rows}) == len(rows)
         for row in rows:
-            assert row["messages"][0]["content"] not in questions
+            assert row["messages"][1]["content"] not in questions
             assert shingles(row), "the check needs targets of at least 13 words"
             assert not shingles(row) & in_pool
 
