@@ -73,11 +73,12 @@ def first_words(row: dict[str, object]) -> str:
 
 def _sentences(summary: Summary, folder: RunFolder) -> str:
     cost, audit = summary.cost, summary.audit
+    share = cost.share_of_exhaustive_seconds
     lines = [
         f"selected {summary.selected} of {summary.usable} usable samples (influence {summary.threshold:.4f} and "
         f"above), scored {summary.scored}",
-        f"gradients: {cost.share_of_exhaustive_gradients:.0%} of scoring everything; tokens, all passes included: "
-        f"{cost.share_of_exhaustive_tokens:.0%}",
+        f"against scoring everything: {cost.share_of_exhaustive_gradients:.0%} of the gradients"
+        + ("" if share is None else f", {share:.0%} of the worker time"),
         f"median label tokens: {summary.label_tokens.selected:g} selected, {summary.label_tokens.pool:g} in the pool",
     ]
     if audit is not None:

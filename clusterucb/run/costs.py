@@ -38,7 +38,10 @@ class CostLedger(BaseModel):
     share_of_exhaustive_gradients: float
     """Backward passes over those of the exhaustive scoring."""
     share_of_exhaustive_tokens: float
-    """Tokens weighted by passes (forward 1, backward 1) over the exhaustive scoring's."""
+    """Tokens weighted by passes (forward 1, backward 1) over the exhaustive scoring's. A forward pass that stops early,
+    or that of a small encoder, counts in full."""
+    share_of_exhaustive_seconds: float | None
+    """Worker seconds over those that scoring everything would have taken at this run's rate; none before a run."""
 
 
 def weighted_tokens(cost: StageCost) -> float:
@@ -66,6 +69,9 @@ def ledger(stages: Sequence[StageCost], pool_samples: int, pool_tokens: int) -> 
         exhaustive=exhaustive,
         share_of_exhaustive_gradients=sum(stage.backward_passes for stage in stages) / exhaustive.backward_passes,
         share_of_exhaustive_tokens=sum(weighted_tokens(stage) for stage in stages) / weighted_tokens(exhaustive),
+        share_of_exhaustive_seconds=sum(stage.seconds for stage in stages) / exhaustive.seconds
+        if exhaustive.seconds
+        else None,
     )
 
 
