@@ -151,8 +151,7 @@ class BarView:
         rate = self._samples / max(time.monotonic() - self._began, 1e-9)
         best = "" if self._best == float("-inf") else f"best {self._best:.3f}"
         failed = f" {self._failed} failed" if self._failed else ""
-        advance = event.samples + (0 if event.stage in ("target", "features") else event.failed)
-        self._progress.update(task, advance=advance, rate=f"{rate:.1f}/s", best=best + failed)
+        self._progress.update(task, advance=event.samples, rate=f"{rate:.1f}/s", best=best + failed)
 
 
 def view_of(mode: Mode) -> View:

@@ -44,7 +44,7 @@ class StageStarted(_Event):
 
 
 class Progressed(_Event):
-    """A micro-batch came back. `best` is the largest influence so far, where the stage has one."""
+    """A micro-batch of `samples` came back, `failed` of them excluded; `best` is its largest influence, if it has any."""
 
     event: Literal["progressed"] = "progressed"
     stage: str

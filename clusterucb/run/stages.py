@@ -184,7 +184,7 @@ def _progress(stage: str, answer: Scores, tokens: int) -> Progressed:
     best = float(answer.influence_BS.max()) if answer.influence_BS.size else None
     return Progressed(
         stage=stage,
-        samples=len(answer.samples_B),
+        samples=len(answer.samples_B) + len(answer.failures),
         tokens=tokens,
         seconds=answer.seconds,
         failed=len(answer.failures),
