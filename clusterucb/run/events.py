@@ -44,7 +44,7 @@ class StageStarted(_Event):
 
 
 class Progressed(_Event):
-    """A micro-batch of `samples` came back, `failed` of them excluded; `best` is its largest influence, if it has any."""
+    """A micro-batch of `samples` came back, `failed` of them excluded; `best` is its largest influence, if any."""
 
     event: Literal["progressed"] = "progressed"
     stage: str
