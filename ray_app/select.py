@@ -6,10 +6,11 @@ import threading
 from collections.abc import Iterator
 
 import ray
+from ray.actor import ActorProxy
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.coordinator import CoordinatorActor, Outcome, Work
+from actors.coordinator import Coordinator, CoordinatorActor, Outcome, Work
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
 from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
@@ -67,9 +68,22 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
         # The run folder is on this node, or on storage that all share.
         scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
     ).remote(str(folder.path), config.workers, work)
-    seen = 0
+    try:
+        outcome = _join(coordinator, folder, view, stop)
+    except Exception:
+        _dismiss(folder)
+        raise
+    _dismiss(folder)
+    if outcome.status == "failed":
+        raise ClusterUCBError(outcome.error)
+    if outcome.status == "cancelled":
+        raise Stopped(f"stopped; everything scored is kept: `clusterucb resume {folder.path}` goes on")
+
+
+def _join(coordinator: ActorProxy[Coordinator], folder: RunFolder, view: View, stop: threading.Event) -> Outcome:
+    """Have the coordinator run and show its events until it ends; join again where Ray restarted it."""
     for _ in range(_JOINS):
-        running = coordinator.run.remote()
+        running, seen = coordinator.run.remote(), 0
         try:
             while True:
                 if stop.is_set():
@@ -80,23 +94,19 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
                 for line in lines:
                     view(parse_event(line))
                 if ready:
-                    break
-            outcome: Outcome = ray.get(running)
-            break
+                    return ray.get(running)
         except ActorUnavailableError:
-            seen = 0  # restarted by Ray: it replays its folder, and this driver joins again
+            continue
         except ActorDiedError as error:
-            raise ResourceError(
-                f"the coordinator died: {' '.join(str(error).split())[:300]}; run again to go on"
-            ) from None
-    else:
-        raise ResourceError(f"the coordinator restarted {_JOINS} times: see the Ray logs, then run again to go on")
-    with contextlib.suppress(ValueError):
+            words = " ".join(str(error).split())[:300]
+            raise ResourceError(f"the coordinator died: {words}; run again to go on") from None
+    raise ResourceError(f"the coordinator restarted {_JOINS} times: see the Ray logs, then run again to go on")
+
+
+def _dismiss(folder: RunFolder) -> None:
+    """End the coordinator, which nothing else would; its folder is what lasts."""
+    with contextlib.suppress(ValueError):  # it is gone already
         ray.kill(ray.get_actor(coordinator_name(folder.path), namespace=NAMESPACE))
-    if outcome.status == "failed":
-        raise ClusterUCBError(outcome.error)
-    if outcome.status == "cancelled":
-        raise Stopped(f"stopped; everything scored is kept: `clusterucb resume {folder.path}` goes on")
 
 
 @contextlib.contextmanager
