@@ -37,6 +37,18 @@ def expected(settings: dict[str, object], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
+def long_settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """A run of several seconds, so that an interruption meets it in the middle on any machine."""
+    settings = small_selection(tmp_path_factory.mktemp("long_material"), rows=1600)
+    return settings | {"search": {"budget": 0.5, "rounds": {"first": 4}}}
+
+
+@pytest.fixture(scope="module")
+def long_expected(long_settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    return result_of(run_here(config_of(long_settings), tmp_path_factory.mktemp("long_expected") / "run"))
+
+
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     ray.init(
         _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
@@ -84,7 +96,7 @@ def test_any_number_of_workers_gives_the_same_bytes(local_ray, settings, expecte
     assert read_status(folder.path).state == "finished"
 
 
-def test_a_worker_killed_in_the_middle_changes_nothing(local_ray, settings, expected, tmp_path: Path):
+def test_a_worker_killed_in_the_middle_changes_nothing(local_ray, long_settings, long_expected, tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
     killed: list[int] = []
 
@@ -96,14 +108,14 @@ def test_a_worker_killed_in_the_middle_changes_nothing(local_ray, settings, expe
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    select(config_of(settings), folder, LOCAL, LineView(None))
+    select(config_of(long_settings), folder, LOCAL, LineView(None))
     killer.join()
     assert killed
-    assert result_of(folder) == expected
+    assert result_of(folder) == long_expected
     assert any(event["event"] == "worker_lost" for event in events_of(folder))
 
 
-def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, settings, expected, tmp_path: Path):
+def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, long_settings, long_expected, tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
 
     def cancel() -> None:
@@ -113,11 +125,11 @@ def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, settings, expecte
     stopper = threading.Thread(target=cancel)
     stopper.start()
     with pytest.raises(Stopped, match="clusterucb resume"):
-        select(config_of(settings, "workers.count=1"), folder, LOCAL, LineView(None))
+        select(config_of(long_settings, "workers.count=1"), folder, LOCAL, LineView(None))
     stopper.join()
     assert read_status(folder.path).state == "cancelled"
-    select(config_of(settings), folder, LOCAL, LineView(None))
-    assert result_of(folder) == expected
+    select(config_of(long_settings), folder, LOCAL, LineView(None))
+    assert result_of(folder) == long_expected
 
 
 def command_line(settings: dict[str, object], folder: Path) -> subprocess.Popen[str]:
@@ -129,27 +141,28 @@ def command_line(settings: dict[str, object], folder: Path) -> subprocess.Popen[
     )  # fmt: skip
 
 
-def test_a_driver_killed_in_the_middle_is_resumed_by_running_again(settings, expected, tmp_path: Path):
+def test_a_driver_killed_in_the_middle_is_resumed_by_running_again(long_settings, long_expected, tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
-    first = command_line(settings, folder.path)
+    first = command_line(long_settings, folder.path)
     when(lambda: searching(folder) or first.poll() is not None)
     first.kill()
     first.wait()
     assert not folder.finished
     before = sum(event["event"] == "progressed" for event in events_of(folder))
-    second = command_line(settings, folder.path)
+    second = command_line(long_settings, folder.path)
     output, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
-    assert "selected 8 of 160" in output
-    assert result_of(folder) == expected
+    assert "selected 80 of 1600" in output
+    assert result_of(folder) == long_expected
     computed = [e for e in events_of(folder) if e["event"] == "progressed"]
-    assert sum(e["samples"] for e in computed) <= 8 + 160 + 64 + 32 + 4 * 8, "more than the batches in flight ran twice"
+    in_flight = 2 * 2 * max(e["samples"] for e in computed)
+    assert sum(e["samples"] for e in computed) <= 8 + 1600 + 800 + 100 + in_flight, "more ran twice than was in flight"
     assert before > 0
 
 
-def test_ctrl_c_leaves_a_resumable_run_and_exit_code_130(settings, tmp_path: Path):
+def test_ctrl_c_leaves_a_resumable_run_and_exit_code_130(long_settings, tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
-    process = command_line(settings, folder.path)
+    process = command_line(long_settings, folder.path)
     when(lambda: searching(folder, jobs=1) or process.poll() is not None)
     os.kill(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
