@@ -46,6 +46,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         if address == LOCAL:
             ray.init(
+                LOCAL,  # or Ray would join a cluster that happens to run on this machine
                 _node_ip_address=_LOOPBACK,
                 include_dashboard=False,
                 num_cpus=os.cpu_count(),

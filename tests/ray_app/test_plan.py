@@ -30,7 +30,7 @@ def test_one_worker_is_timed_for_as_many_as_the_run_will_have(tmp_path: Path, mo
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
     ray.init(
-        _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
+        "local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
         namespace="clusterucb", log_to_driver=False,
     )  # fmt: skip
     try:

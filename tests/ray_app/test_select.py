@@ -51,7 +51,7 @@ def long_expected(long_settings: dict[str, object], tmp_path_factory: pytest.Tem
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     ray.init(
-        _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
+        "local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
         namespace="clusterucb", log_to_driver=False,
     )  # fmt: skip
     yield
