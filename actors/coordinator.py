@@ -62,11 +62,6 @@ class Coordinator:
         """Return the event lines of this coordinator from number `after` on."""
         return [] if self._events is None else self._events.lines[after:]
 
-    @ray.method
-    async def cancel(self) -> None:
-        """Stop; what was told is on disk and the run can be resumed."""
-        self._folder.cancel_file.touch()
-
     async def _run(self) -> Outcome:
         try:
             with await asyncio.to_thread(_Claim, self._folder):
