@@ -330,20 +330,36 @@ class Audit(Section):
 
 
 class Workers(Section):
-    """Where gradients are computed. Changes nothing in the result."""
+    """Where gradients are computed, and what happens when a part of that dies. Changes nothing in the result."""
 
     count: int | Literal["auto"] = "auto"
-    """`auto`: one a GPU where the cluster has any, else one a CPU core, four at most."""
+    """`auto`: one a GPU where the cluster has any, else one a CPU core, four at most; it follows the cluster as nodes
+    come and go."""
     num_gpus: float | Literal["auto"] = "auto"
     """GPUs a worker holds; fractions share one. `auto`: 1 where the cluster has GPUs, else 0."""
     num_cpus: float = Field(default=1.0, ge=0)
     memory_gib: float | None = Field(default=None, gt=0)
     """Memory a worker reserves in Ray's scheduler."""
+    shards: int = Field(default=1, ge=1)
+    """Ranks that hold one model together (DeepSpeed ZeRO-3), for models larger than a GPU. `num_gpus`, `num_cpus` and
+    `memory_gib` are then each rank's."""
     in_flight: int = Field(default=2, ge=1)
     """Micro-batches sent to a worker ahead of its answers."""
     attempts: int = Field(default=3, ge=1)
-    """Workers a micro-batch may lose before the run stops."""
+    """Worker deaths that put a micro-batch under suspicion, and deaths with nothing else in hand that exclude a
+    sample."""
+    deaths: int = Field(default=5, ge=1)
+    """Deaths in a row, without an answer in between, after which a worker is not started again."""
+    heartbeat_timeout_s: float = Field(default=60.0, gt=0)
+    """A worker process that has not answered for so long is replaced."""
+    deadline_factor: float = Field(default=20.0, gt=1)
+    """A micro-batch may take this many times what its tokens took so far; then its worker is replaced."""
+    deadline_min_s: float = Field(default=120.0, gt=0)
+    """Seconds that every micro-batch may take at least."""
+    on_driver_death: Literal["continue", "stop"] = "continue"
+    """Whether a run on a cluster goes on when the process that started it is gone; `stop` leaves it to be resumed."""
     ready_timeout_s: float = Field(default=900.0, gt=0)
+    """Seconds within which the first worker has to be ready."""
 
 
 class RunConfig(Section):

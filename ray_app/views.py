@@ -29,8 +29,11 @@ from clusterucb.run.events import (
     StageFinished,
     StageStarted,
     Started,
+    Suspected,
+    Waiting,
     WorkerLost,
     WorkerReady,
+    WorkerRetired,
 )
 
 Mode = Literal["bar", "json", "quiet"]
@@ -129,6 +132,14 @@ class BarView:
             case WorkerLost():
                 text = f"worker {event.worker} lost, its work is given back: {event.reason}"
                 self._console.print(text, style="red", highlight=False, markup=False)
+            case WorkerRetired():
+                text = f"worker {event.worker} is given up after {event.deaths} deaths in a row"
+                self._console.print(text, style="red", highlight=False)
+            case Suspected():
+                text = f"micro-batch {event.job} of stage {event.stage} keeps losing its worker: looking for the sample"
+                self._console.print(text, style="yellow", highlight=False)
+            case Waiting():
+                self._console.print(f"waiting: {event.text}", style="yellow", highlight=False, markup=False)
             case StageStarted():
                 self._task = self._progress.add_task(
                     event.stage, total=event.total, completed=event.done, rate="", best=""

@@ -87,6 +87,32 @@ class WorkerLost(_Event):
     event: Literal["worker_lost"] = "worker_lost"
     worker: int
     reason: str
+    kind: Literal["died", "hung", "node"] = "died"
+    """`hung`: it missed a heartbeat or a deadline and was ended; `node`: its machine is gone."""
+
+
+class WorkerRetired(_Event):
+    """A worker died too often in a row and is not started again."""
+
+    event: Literal["worker_retired"] = "worker_retired"
+    worker: int
+    deaths: int
+
+
+class Suspected(_Event):
+    """A micro-batch of `samples` lost too many workers; it is tried alone and cut until the culprit is found."""
+
+    event: Literal["suspected"] = "suspected"
+    stage: str
+    job: int
+    samples: int
+
+
+class Waiting(_Event):
+    """Nothing can be computed until something returns; `text` says what."""
+
+    event: Literal["waiting"] = "waiting"
+    text: str
 
 
 class Finished(_Event):
@@ -119,6 +145,9 @@ Event = Annotated[
     | StageFinished
     | WorkerReady
     | WorkerLost
+    | WorkerRetired
+    | Suspected
+    | Waiting
     | Finished
     | Cancelled
     | Failed,
