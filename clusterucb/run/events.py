@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from clusterucb.types import Reason
+
 
 class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +46,8 @@ class StageStarted(_Event):
 
 
 class Progressed(_Event):
-    """A micro-batch of `samples` came back, `failed` of them excluded; `best` is its largest influence, if any."""
+    """A micro-batch of `samples` came back, `failed` of them excluded for the `reasons` given, one each; `best` is its
+    largest influence, if any."""
 
     event: Literal["progressed"] = "progressed"
     stage: str
@@ -52,6 +55,7 @@ class Progressed(_Event):
     tokens: int
     seconds: float
     failed: int = 0
+    reasons: tuple[Reason, ...] = ()
     best: float | None = None
 
 
