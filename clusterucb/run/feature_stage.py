@@ -12,9 +12,9 @@ from clusterucb.data.rows import RowReader, read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.costs import cost_of, save_cost
-from clusterucb.run.events import Emit, Progressed, StageFinished, StageStarted
+from clusterucb.run.events import Emit, StageFinished, StageStarted
 from clusterucb.run.feature_store import FeatureStore
-from clusterucb.run.stages import FixedStage
+from clusterucb.run.stages import Answers, FixedStage, progress
 from clusterucb.run.tasks import Answer, EmbeddingTask, HiddenTask, Stage, Task
 from clusterucb.types import Hidden, IntArray
 
@@ -29,19 +29,10 @@ def feature_stage(
     assert features.kind in ("hidden", "embedding"), "what the user brings is in the store, gradients are scores"
     batches, task = feature_batches(config, pool, usable), feature_task(config, pool)
 
-    def accept(index: int, answer: Answer) -> None:
-        assert isinstance(answer, Hidden)
-        store.append(index, answer)
-        batch = batches[index]
-        emit(
-            Progressed(
-                stage="features",
-                samples=len(batch),
-                tokens=int(pool.lengths_N[batch].sum()),
-                seconds=answer.seconds,
-                failed=len(answer.failures),
-            )
-        )
+    def accept(answers: Answers) -> None:
+        store.append([(index, _hidden(answer)) for index, answer in answers])
+        for index, answer in answers:
+            emit(progress("features", answer, int(pool.lengths_N[batches[index]].sum())))
 
     done = store.open()
     emit(StageStarted(stage="features", total=len(usable), done=sum(len(batches[index]) for index in done)))
@@ -49,6 +40,11 @@ def feature_stage(
     seconds = store.consolidate()
     save_cost(state, cost_of("features", pool, usable, backward=False, seconds=seconds))
     emit(StageFinished(stage="features"))
+
+
+def _hidden(answer: Answer) -> Hidden:
+    assert isinstance(answer, Hidden)
+    return answer
 
 
 def feature_batches(config: RunConfig, pool: TokenStore, usable: IntArray) -> list[IntArray]:

@@ -5,7 +5,7 @@ interrupted pass goes on where it stopped.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,13 +37,10 @@ class FeatureStore:
         self._journal = Journal(self._journal_path)
         return [int(record.fields["job"]) for record in self._journal.records()]
 
-    def append(self, job: int, answer: Hidden) -> None:
-        """Keep one answer."""
+    def append(self, answers: Sequence[tuple[int, Hidden]]) -> None:
+        """Keep the answers to some jobs; all are on the disk when this returns."""
         assert self._journal is not None
-        failures = json.dumps([asdict(failure) for failure in answer.failures])
-        fields = {"job": str(job), "failures": failures, "seconds": repr(answer.seconds)}
-        arrays = {"samples": answer.samples_B, "features": answer.features_BF}
-        self._journal.append(Record(fields, arrays))
+        self._journal.append(*(_to_record(job, answer) for job, answer in answers))
 
     def consolidate(self) -> float:
         """Turn the journal into the matrix; return the seconds that workers spent."""
@@ -63,6 +60,8 @@ class FeatureStore:
         beside = self._matrix.with_suffix(".writing")
         matrix: HalfArray | None = None
         for samples_B, features_BF in blocks:
+            if not len(samples_B):
+                continue  # it may not know F
             if matrix is None:
                 shape = (self._num_samples, features_BF.shape[1])
                 matrix = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
@@ -81,3 +80,9 @@ class FeatureStore:
     def failures(self) -> tuple[Failure, ...]:
         """Return the samples that have no features."""
         return tuple(Failure(**failure) for failure in json.loads(self._facts.read_text(encoding="utf-8")))
+
+
+def _to_record(job: int, answer: Hidden) -> Record:
+    failures = json.dumps([asdict(failure) for failure in answer.failures])
+    fields = {"job": str(job), "failures": failures, "seconds": repr(answer.seconds)}
+    return Record(fields, {"samples": answer.samples_B, "features": answer.features_BF})

@@ -1,8 +1,9 @@
 """An append-only file of checked records: what was computed is on disk before it counts.
 
-Each record is a safetensors blob (named arrays plus text metadata) behind its length and CRC-32. A torn last record,
-as a crash leaves it, is cut off when the file is opened for appending; damage anywhere else is an error, because
-silently dropping results would change a run.
+A record is a safetensors blob (named arrays plus text metadata) behind its length. Records appended together are one
+group, behind a mark, its length and a CRC-32: it is on disk as a whole or not at all. A bad end, as a crash leaves it,
+is cut off when the file is opened for appending. Damage with a sound group behind it is an error, because silently
+dropping results would change a run.
 """
 
 import json
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,10 @@ from safetensors.numpy import save as save_arrays
 
 from clusterucb.errors import RunFolderError
 
-_MAGIC = b"CUCBJ1\n"
-_FRAME = struct.Struct("<II")
+_MAGIC = b"CUCBJ2\n"
+_MARK = b"\xc2group\n\x00"
+_HEAD = struct.Struct(f"<{len(_MARK)}sII")
+_LENGTH = struct.Struct("<I")
 _METADATA_KEY = "__metadata__"
 
 
@@ -39,7 +42,7 @@ class Record:
 def _encode(record: Record) -> bytes:
     arrays = {name: np.ascontiguousarray(array) for name, array in record.arrays.items()}
     blob = save_arrays(arrays, metadata=dict(record.fields))
-    return _FRAME.pack(len(blob), zlib.crc32(blob)) + blob
+    return _LENGTH.pack(len(blob)) + blob
 
 
 def _decode(blob: bytes) -> Record:
@@ -49,43 +52,71 @@ def _decode(blob: bytes) -> Record:
     return Record(fields=header.get(_METADATA_KEY, {}), arrays=load_arrays(blob))
 
 
+def _group(records: tuple[Record, ...]) -> bytes:
+    payload = b"".join(map(_encode, records))
+    return _HEAD.pack(_MARK, len(payload), zlib.crc32(payload)) + payload
+
+
+def _payload(file: IO[bytes]) -> bytes | None:
+    """Read the group that begins here; None where there is no sound one."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return None
+    mark, length, crc = _HEAD.unpack(head)
+    payload = file.read(length) if mark == _MARK else b""
+    return payload if payload and len(payload) == length and zlib.crc32(payload) == crc else None
+
+
+def _sound_group_after(file: IO[bytes], offset: int) -> bool:
+    """Whether any sound group begins behind `offset`."""
+    file.seek(offset + 1)
+    rest = file.read()
+    at = rest.find(_MARK)
+    while at >= 0:
+        file.seek(offset + 1 + at)
+        if _payload(file) is not None:
+            return True
+        at = rest.find(_MARK, at + 1)
+    return False
+
+
 def _scan(path: Path) -> tuple[list[tuple[int, int]], int]:
-    """Return (offset, length) of every whole record and the size of the sound part of the file."""
+    """Return (offset, length) of every record and the size of the sound part of the file."""
     size = path.stat().st_size
     spans: list[tuple[int, int]] = []
     with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:
-            if size <= len(_MAGIC):
+        magic = file.read(len(_MAGIC))
+        if magic != _MAGIC:
+            if _MAGIC.startswith(magic):
                 return [], 0
             raise RunFolderError(f"{path} is not a journal of this program: use another run folder")
         sound = len(_MAGIC)
         while sound < size:
-            frame = file.read(_FRAME.size)
-            if len(frame) < _FRAME.size:
+            payload = _payload(file)
+            if payload is None:
+                if _sound_group_after(file, sound):
+                    raise RunFolderError(
+                        f"{path} is damaged at byte {sound} (record {len(spans)}): restore it from a backup, "
+                        f"or delete it to compute everything again"
+                    )
                 break
-            length, crc = _FRAME.unpack(frame)
-            blob = file.read(length)
-            torn = len(blob) < length or (sound + _FRAME.size + length == size and zlib.crc32(blob) != crc)
-            if torn:
-                break
-            if zlib.crc32(blob) != crc:
-                raise RunFolderError(
-                    f"{path} is damaged at byte {sound} (record {len(spans)}): restore it from a backup, "
-                    f"or delete it to compute everything again"
-                )
-            spans.append((sound + _FRAME.size, length))
-            sound += _FRAME.size + length
+            start, at = sound + _HEAD.size, 0
+            while at < len(payload):
+                (length,) = _LENGTH.unpack_from(payload, at)
+                spans.append((start + at + _LENGTH.size, length))
+                at += _LENGTH.size + length
+            sound = start + at
     return spans, sound
 
 
 def check_journal(path: Path) -> None:
-    """Raise RunFolderError for a journal that is damaged anywhere but in a torn last record; none is sound."""
+    """Raise RunFolderError for a journal that is damaged anywhere but at its end; none is sound."""
     if path.exists():
         _scan(path)
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a journal without touching it; a torn last record is left out."""
+    """Yield the records of a journal without touching it; a bad end is left out."""
     spans, _ = _scan(path)
     with path.open("rb") as file:
         for offset, length in spans:
@@ -126,10 +157,11 @@ class Journal:
         """Yield every record in the order written."""
         return read_records(self.path)
 
-    def append(self, record: Record) -> None:
-        """Write a record and wait until it is on the disk."""
-        self._write(_encode(record))
-        self.num_records += 1
+    def append(self, *records: Record) -> None:
+        """Write records as one group and wait until they are on the disk."""
+        if records:
+            self._write(_group(records))
+            self.num_records += len(records)
 
     def close(self) -> None:
         """Close the file; what was appended is already on the disk."""

@@ -7,7 +7,7 @@ pointed at.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -83,26 +83,37 @@ class ScoreLog(ScoreArchive):
         super().__init__(folder)
         self._sketches = self._sketch_path.open("ab", buffering=0)
 
-    def append(self, stage: str, round_index: int, scores: Scores) -> None:
-        """Write sketches, then the record; both are on the disk when this returns."""
-        first, dim = -1, 0
-        if scores.sketch_BD is not None and len(scores.samples_B):
-            dim = scores.sketch_BD.shape[1]
-            first = self._append_sketches(scores.sketch_BD)
-        entry = Scored(stage, round_index, replace(scores, sketch_BD=None), first)
-        self._journal.append(_to_record(entry, dim))
-        self._remember(entry, dim)
+    def append(self, stage: str, scored: Sequence[tuple[int, Scores]]) -> None:
+        """Write (round, scores) of some micro-batches of a stage: all sketches, then all records.
+
+        Everything is on the disk when this returns, whatever their number at the price of two waits for it.
+        """
+        sketches = [scores.sketch_BD for _, scores in scored if scores.sketch_BD is not None and len(scores.samples_B)]
+        row = self._append_sketches(sketches)
+        entries: list[tuple[Scored, int]] = []
+        for round_index, scores in scored:
+            first, dim = -1, 0
+            if scores.sketch_BD is not None and len(scores.samples_B):
+                first, dim = row, scores.sketch_BD.shape[1]
+                row += len(scores.samples_B)
+            entries.append((Scored(stage, round_index, replace(scores, sketch_BD=None), first), dim))
+        self._journal.append(*(_to_record(entry, dim) for entry, dim in entries))
+        for entry, dim in entries:
+            self._remember(entry, dim)
 
     def close(self) -> None:
         """Close the files."""
         self._journal.close()
         self._sketches.close()
 
-    def _append_sketches(self, sketch_BD: HalfArray) -> int:
-        row_bytes = sketch_BD.shape[1] * sketch_BD.itemsize
+    def _append_sketches(self, blocks: Sequence[HalfArray]) -> int:
+        """Write blocks of rows and return the number of the first row."""
+        if not blocks:
+            return -1
+        row_bytes = blocks[0].shape[1] * blocks[0].itemsize
         first = -(-os.fstat(self._sketches.fileno()).st_size // row_bytes)
         self._sketches.truncate(first * row_bytes)  # fills up a row torn by a crash; no record points at it
-        data = memoryview(np.ascontiguousarray(sketch_BD).tobytes())
+        data = memoryview(np.concatenate(blocks).tobytes())
         while data:
             data = data[self._sketches.write(data) :]
         os.fsync(self._sketches.fileno())

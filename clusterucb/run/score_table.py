@@ -42,10 +42,11 @@ class ScoreTable:
     ) -> "ScoreTable":
         """Gather the entries of some stages. A sample that was logged twice counts once."""
         entries = [entry for entry in log if entry.stage in stages]
+        failures = {failure.sample: failure for entry in entries for failure in entry.scores.failures}
+        entries = [entry for entry in entries if len(entry.scores.samples_B)]  # the others may not know S
         samples = np.concatenate([np.empty(0, np.int64), *(entry.scores.samples_B for entry in entries)])
         sizes = [len(entry.scores.samples_B) for entry in entries]
         samples_B, first = np.unique(samples, return_index=True)
-        failures = {failure.sample: failure for entry in entries for failure in entry.scores.failures}
         none = np.empty((0, num_subtasks), np.float32)
         return cls(
             samples_B=samples_B,

@@ -13,19 +13,22 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.events import Emit, Progressed, RoundPlanned
 from clusterucb.run.score_log import ScoreLog
-from clusterucb.run.tasks import Answer, Job, ScoreTask, Task
+from clusterucb.run.tasks import Answer, Job, ScoreTask, Stage, Task
 from clusterucb.search import Search
 from clusterucb.types import IntArray, Observations, Round, Scores
 
+Answers = Sequence[tuple[int, Answer]]
+"""Answers with the indices of their jobs."""
 
-class FixedStage:
-    """Jobs known in advance; `accept` stores an answer durably."""
+
+class FixedStage(Stage):
+    """Jobs known in advance; `accept` stores answers durably, all of them at once."""
 
     def __init__(
         self,
         name: str,
         tasks: Sequence[Callable[[], Task]],
-        accept: Callable[[int, Answer], None],
+        accept: Callable[[Answers], None],
         done: Sequence[int] = (),
     ) -> None:
         finished = frozenset(done)
@@ -43,10 +46,10 @@ class FixedStage:
         self._out += 1
         return Job(self.name, index, self._tasks[index]())
 
-    def tell(self, job: Job, answer: Answer) -> None:
-        """Store the answer."""
-        self._accept(job.index, answer)
-        self._out -= 1
+    def tell_many(self, pairs: Sequence[tuple[Job, Answer]]) -> None:
+        """Store the answers."""
+        self._accept([(job.index, answer) for job, answer in pairs])
+        self._out -= len(pairs)
 
     def give_back(self, job: Job) -> None:
         """Let the job wait again."""
@@ -86,7 +89,7 @@ class _OpenRound:
         )
 
 
-class SearchStage:
+class SearchStage(Stage):
     """The bandit: asks the search for rounds, cuts them into micro-batches and tells complete rounds in order."""
 
     name = "search"
@@ -117,15 +120,15 @@ class SearchStage:
         self._out += 1
         return Job(self.name, index, ScoreTask(self._pool.batch(self._batches[index]), self._bank))
 
-    def tell(self, job: Job, answer: Answer) -> None:
+    def tell_many(self, pairs: Sequence[tuple[Job, Answer]]) -> None:
         """Log the scores, then count them; tell the search every round that is complete."""
-        assert isinstance(answer, Scores)
-        assert isinstance(job.task, ScoreTask)
-        round_index = self._round_of[job.index]
-        self._log.append(self.name, round_index, answer)
-        self._emit(_progress(self.name, answer, len(job.task.batch.tokens_T)))
-        self._out -= 1
-        self._open[round_index].accept(answer)
+        scored = [(self._round_of[job.index], _scores(answer)) for job, answer in pairs]
+        self._log.append(self.name, scored)
+        for (job, _), (round_index, scores) in zip(pairs, scored, strict=True):
+            assert isinstance(job.task, ScoreTask)
+            self._emit(progress(self.name, scores, len(job.task.batch.tokens_T)))
+            self._open[round_index].accept(scores)
+        self._out -= len(pairs)
         self._tell_complete_rounds()
 
     def give_back(self, job: Job) -> None:
@@ -171,22 +174,31 @@ def score_stage(
     def task(batch: IntArray) -> Callable[[], Task]:
         return lambda: ScoreTask(pool.batch(batch), bank)
 
-    def accept(index: int, answer: Answer) -> None:
-        assert isinstance(answer, Scores)
-        log.append(name, -1, answer)
-        emit(_progress(name, answer, int(pool.lengths_N[batches[index]].sum())))
+    def accept(answers: Answers) -> None:
+        scored = [(index, _scores(answer)) for index, answer in answers]
+        log.append(name, [(-1, scores) for _, scores in scored])
+        for index, scores in scored:
+            emit(progress(name, scores, int(pool.lengths_N[batches[index]].sum())))
 
     done = [index for index, batch in enumerate(batches) if log.find(name, batch) is not None]
     return FixedStage(name, [task(batch) for batch in batches], accept, done)
 
 
-def _progress(stage: str, answer: Scores, tokens: int) -> Progressed:
-    best = float(answer.influence_BS.max()) if answer.influence_BS.size else None
+def _scores(answer: Answer) -> Scores:
+    """Return the answer to a score task."""
+    assert isinstance(answer, Scores)
+    return answer
+
+
+def progress(stage: str, answer: Answer, tokens: int) -> Progressed:
+    """Return the event of an answer that was accepted."""
+    best = float(answer.influence_BS.max()) if isinstance(answer, Scores) and answer.influence_BS.size else None
     return Progressed(
         stage=stage,
         samples=len(answer.samples_B) + len(answer.failures),
         tokens=tokens,
         seconds=answer.seconds,
         failed=len(answer.failures),
+        reasons=tuple(failure.reason for failure in answer.failures),
         best=best,
     )

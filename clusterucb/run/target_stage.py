@@ -13,10 +13,10 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.gradients.targets import TargetBank, TargetPart, combine
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.costs import cost_of, save_cost
-from clusterucb.run.events import Emit, Note, Progressed, StageFinished, StageStarted
+from clusterucb.run.events import Emit, Note, StageFinished, StageStarted
 from clusterucb.run.preparation import target_subtasks
-from clusterucb.run.stages import FixedStage
-from clusterucb.run.tasks import Answer, Stage, TargetTask, Task
+from clusterucb.run.stages import Answers, FixedStage, progress
+from clusterucb.run.tasks import Stage, TargetTask, Task
 from clusterucb.types import IntArray
 
 
@@ -32,19 +32,11 @@ def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit)
     def task(name: str, batch: IntArray) -> Callable[[], Task]:
         return lambda: TargetTask(target.batch(batch), name)
 
-    def accept(index: int, answer: Answer) -> None:
-        assert isinstance(answer, TargetPart)
-        parts[index] = answer
-        batch = plan[index][1]
-        emit(
-            Progressed(
-                stage="target",
-                samples=len(batch),
-                tokens=int(target.lengths_N[batch].sum()),
-                seconds=answer.seconds,
-                failed=len(answer.failures),
-            )
-        )
+    def accept(answers: Answers) -> None:
+        for index, answer in answers:
+            assert isinstance(answer, TargetPart)
+            parts[index] = answer
+            emit(progress("target", answer, int(target.lengths_N[plan[index][1]].sum())))
 
     emit(StageStarted(stage="target", total=len(usable), done=0))
     yield FixedStage("target", [task(*each) for each in plan], accept)

@@ -1,14 +1,19 @@
 """What the coordinator asks of a worker, and the jobs that carry it.
 
 Tasks are plain frozen data, so that they travel between processes. A `Job` is compared by identity: it is handed out,
-and told or given back, exactly once at a time.
+and told or given back, exactly once at a time. The answer to a task names every sample of it once, as computed or as
+failed.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+import numpy as np
+
+from clusterucb.gradients.padding import some
 from clusterucb.gradients.targets import TargetPart
-from clusterucb.types import Hidden, IntArray, Scores, TokenBatch
+from clusterucb.types import Failure, Hidden, IntArray, Scores, TokenBatch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +51,42 @@ Task = ScoreTask | TargetTask | HiddenTask | EmbeddingTask
 Answer = Scores | TargetPart | Hidden
 
 
+def samples_of(task: Task) -> IntArray:
+    """Return the samples of a task, in its order."""
+    return task.samples_B if isinstance(task, EmbeddingTask) else task.batch.samples_B
+
+
+def part_of(task: Task, rows: IntArray) -> Task:
+    """Return the same task over some of its rows, in the given order."""
+    if isinstance(task, EmbeddingTask):
+        return EmbeddingTask(task.samples_B[rows], tuple(task.texts[int(row)] for row in rows))
+    return replace(task, batch=some(task.batch, rows))
+
+
+def with_failures(answer: Answer | None, task: Task, failures: Sequence[Failure]) -> Answer:
+    """Return what `answer` says of the task's other samples, and these failures; None where no other is left.
+
+    Without other samples nothing is known of widths: such an answer holds arrays of no rows and no columns.
+    """
+    found = _nothing(task) if answer is None else answer
+    place = {sample: row for row, sample in enumerate(samples_of(task).tolist())}
+    together = tuple(sorted((*found.failures, *failures), key=lambda failure: place[failure.sample]))
+    named = [*found.samples_B.tolist(), *(failure.sample for failure in together)]
+    assert sorted(named) == sorted(place), "an answer names every sample of its task once"
+    return replace(found, failures=together)
+
+
+def _nothing(task: Task) -> Answer:
+    none_B, none = np.empty(0, np.int64), np.empty(0, np.float32)
+    match task:
+        case ScoreTask():
+            return Scores(none_B, none.reshape(0, 0), none, none, sketch_BD=None, failures=(), seconds=0.0)
+        case TargetTask():
+            return TargetPart(task.subtask, none_B, none, sums={}, sketch_sum_D=None, failures=(), seconds=0.0)
+        case HiddenTask() | EmbeddingTask():
+            return Hidden(none_B, np.empty((0, 0), np.float16), failures=(), seconds=0.0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """One task of a stage; `index` orders the jobs of a stage as planned."""
@@ -68,9 +109,13 @@ class Stage(Protocol):
         """Hand out the next job."""
         ...
 
-    def tell(self, job: Job, answer: Answer) -> None:
-        """Accept the answer to a job; it is on disk when this returns."""
+    def tell_many(self, pairs: Sequence[tuple[Job, Answer]]) -> None:
+        """Accept the answers to some jobs; all are on disk when this returns, at the price of one wait for it."""
         ...
+
+    def tell(self, job: Job, answer: Answer) -> None:
+        """Accept the answer to one job."""
+        self.tell_many([(job, answer)])
 
     def give_back(self, job: Job) -> None:
         """Return a job whose worker was lost; it will be handed out again."""

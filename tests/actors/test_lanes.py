@@ -44,7 +44,7 @@ class FlakyWorker:
 
 def stage_of(count: int, told: Counter[int]) -> FixedStage:
     task = EmbeddingTask(np.empty(0, np.int64), ())
-    return FixedStage("stage", [lambda: task] * count, lambda index, _: told.update([index]))
+    return FixedStage("stage", [lambda: task] * count, lambda answers: told.update(index for index, _ in answers))
 
 
 def dispatcher(workers: list[FlakyWorker], losses: list[int], attempts: int = 10) -> Dispatcher:

@@ -64,7 +64,8 @@ def drain(stage: SearchStage, chance: random.Random, workers: int, stop_after: i
         if chance.random() < 0.2:
             stage.give_back(job)
             continue
-        stage.tell(job, answer(job))
+        more = [out.pop() for _ in range(chance.randrange(len(out) + 1))]
+        stage.tell_many([(each, answer(each)) for each in (job, *more)])
         if stop_after is not None:
             stop_after -= 1
             if stop_after == 0:
@@ -133,7 +134,9 @@ def test_a_given_back_job_comes_first():
     told: list[int] = []
     nothing = Hidden(np.empty(0, np.int64), np.empty((0, 1), np.float16), (), 0.0)
     task = EmbeddingTask(np.empty(0, np.int64), ())
-    stage = FixedStage("features", [lambda: task] * 3, lambda index, _: told.append(index), done=[1])
+    stage = FixedStage(
+        "features", [lambda: task] * 3, lambda answers: told.extend(index for index, _ in answers), done=[1]
+    )
     first, second = stage.ask(), stage.ask()
     assert first is not None
     assert second is not None
