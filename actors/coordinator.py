@@ -1,35 +1,37 @@
 """The bandit actor: one async coordinator a run, which owns the workers and drives the stages.
 
-Invariants: only it writes the run folder while it lives (a file lock says so); killing it at any moment loses at
-most the micro-batches in flight; `run` may be called again and joins the run in progress.
+Invariants: only it writes the run folder while it lives; killing it at any moment loses at most the micro-batches in
+flight; Ray starts it again and it goes on by itself; `run` may be called again and joins the run in progress; when the
+run is over and nobody watches, it ends itself.
 """
 
 import asyncio
 import fcntl
 import time
+from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 
-from actors.lanes import Dispatcher, WorkerLost
-from actors.pool import WorkerPool
-from actors.resources import plan_workers
+from actors.lanes import Dispatcher
+from actors.pool import WorkerPool, living_nodes
+from actors.reporter import Reporter
+from actors.resources import check_room, worker_count, worker_size
 from clusterucb.config import Workers
 from clusterucb.errors import ClusterUCBError, RunFolderError
-from clusterucb.run.events import Cancelled, EventLog, Failed, Started, WorkerReady
-from clusterucb.run.events import WorkerLost as WorkerLostEvent
+from clusterucb.run.events import Cancelled, EventLog, Failed, Note, Started
 from clusterucb.run.feature_run import FeatureRun
 from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.types import WorkerInfo
 
 Work = Literal["selection", "features"]
 """What is done in a run folder: a whole selection, or the features of its pool alone."""
 
 _LOCK_WAIT_S = 15.0
-_CANCEL_POLL_S = 0.5
+_STOP_POLL_S = 0.5
+_UNWATCHED_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,25 @@ class Coordinator:
         self._run_type = SelectionRun if work == "selection" else FeatureRun
         self._task: asyncio.Task[Outcome] | None = None
         self._events: EventLog | None = None
+        self._watched = time.monotonic()
+        context = ray.get_runtime_context()
+        self._restarted = context.was_current_actor_reconstructed
+        self._myself = context.current_actor
+        if self._restarted:
+            self._myself.run.remote()  # whoever asked for the run may be gone
 
     @ray.method
     async def run(self) -> Outcome:
         """Run to the end, or join the run in progress; a user's mistake is an outcome, anything else raises."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(lambda _: asyncio.ensure_future(self._leave()))
         return await asyncio.shield(self._task)
 
     @ray.method
     async def events(self, after: int) -> list[str]:
-        """Return the event lines of this coordinator from number `after` on."""
+        """Return the event lines of this coordinator from number `after` on; whoever asks counts as watching."""
+        self._watched = time.monotonic()
         return [] if self._events is None else self._events.lines[after:]
 
     async def _run(self) -> Outcome:
@@ -70,22 +80,14 @@ class Coordinator:
             return Outcome("failed", str(error))
 
     async def _run_claimed(self) -> Outcome:
-        self._folder.cancel_file.unlink(missing_ok=True)
+        if not self._restarted:  # a request to stop that a crashed coordinator did not see still holds
+            self._folder.cancel_file.unlink(missing_ok=True)
         events = self._events = EventLog(self._folder.events_file, time.time)
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         try:
-            plan = plan_workers(self._config.workers, nodes)
-            resumed = (self._folder.state / "target.safetensors").exists()
-            events(Started(run=self._folder.path.name, resumed=resumed, workers=plan.count))
-            pool = WorkerPool(self._config, plan)
-            try:
-                await self._select(pool, events)
-            finally:
-                pool.stop()
-            return Outcome("finished")
-        except asyncio.CancelledError:
-            events(Cancelled())
-            return Outcome("cancelled")
+            outcome = await self._select(events)
+            if outcome.status == "cancelled":
+                events(Cancelled())
+            return outcome
         except Exception as error:  # the edge of the process: recorded, then raised again or turned into an outcome
             events(Failed(error=str(error)))
             if isinstance(error, ClusterUCBError):
@@ -94,38 +96,78 @@ class Coordinator:
         finally:
             events.close()
 
-    async def _select(self, pool: WorkerPool, events: EventLog) -> None:
-        def ready(index: int, info: WorkerInfo) -> None:
-            events(WorkerReady(worker=index, device=info.device, notes=info.notes if index == 0 else ()))
+    async def _select(self, events: EventLog) -> Outcome:
+        wanted, nodes = self._config.workers, living_nodes()
+        size = worker_size(wanted, nodes)
+        if not self._restarted:  # what fitted once is waited for
+            check_room(wanted, size, nodes)
+        resumed = (self._folder.state / "target.safetensors").exists()
+        workers = worker_count(wanted, size, nodes)
+        events(Started(run=self._folder.path.name, resumed=resumed, workers=workers))
+        reporter = Reporter(events, size)
+        dispatcher = Dispatcher(wanted.in_flight, wanted.attempts, reporter)
+        pool = WorkerPool(self._config, size, dispatcher, reporter)
+        return await _first_to_end(self._work(pool, dispatcher, events), self._asked_to_stop(), _forever(pool.run()))
 
-        def lost(index: int, error: WorkerLost) -> None:
-            events(WorkerLostEvent(worker=index, reason=str(error)))
-
-        wanted = self._config.workers
-        dispatcher = Dispatcher(pool.workers, wanted.in_flight, wanted.attempts, lost)
-        loading = asyncio.create_task(pool.load(ready))
-        watching = asyncio.create_task(self._watch_for_cancel(asyncio.current_task()))
+    async def _work(self, pool: WorkerPool, dispatcher: Dispatcher, events: EventLog) -> Outcome:
         run = self._run_type(self._config, self._folder, events)
         try:
             stages = run.stages()
-            await loading
+            await pool.ready.wait()
             while (stage := await asyncio.to_thread(next, stages, None)) is not None:
                 if stage.name not in ("target", "features"):
                     pool.share_bank(run.bank)
                 await dispatcher.drain(stage)
                 run.workers = await pool.infos()
         finally:
-            loading.cancel()
-            watching.cancel()
             run.close()
+        return Outcome("finished")
 
-    async def _watch_for_cancel(self, task: asyncio.Task[Outcome] | None) -> None:
-        assert task is not None
+    async def _asked_to_stop(self) -> Outcome:
+        """Wait for a request to stop, which may come from any process that reaches the folder."""
         while True:
-            await asyncio.sleep(_CANCEL_POLL_S)
             if self._folder.cancel_file.exists():
-                task.cancel()
+                return Outcome("cancelled")
+            await asyncio.sleep(_STOP_POLL_S)
+
+    async def _deserted(self, events: EventLog) -> Outcome:
+        """Stop where the driver is gone and the configuration says so."""
+        await self._unwatched()
+        if self._config.workers.on_driver_death == "continue":
+            await asyncio.Event().wait()
+        events(Note(text="nobody watches this run any more: it stops, as workers.on_driver_death says"))
+        return Outcome("cancelled")
+
+    async def _leave(self) -> None:
+        """End this process once the run is over and nobody wants to hear of it; its folder is what lasts."""
+        await self._unwatched()
+        ray.kill(self._myself)
+
+    async def _unwatched(self) -> None:
+        """Return once nobody has asked for events for a while."""
+        while True:
+            left_s = self._watched + _UNWATCHED_S - time.monotonic()
+            if left_s <= 0:
                 return
+            await asyncio.sleep(left_s)
+
+
+async def _first_to_end(*works: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Do several things at once until one ends, and let its end be theirs; of several, that of the first named."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _forever(work: Awaitable[None]) -> Outcome:
+    """Do what ends only by failing."""
+    await work
+    raise AssertionError("what was to go on for ever ended")
 
 
 class _Claim:

@@ -1,6 +1,6 @@
 """A worker process: one model on one device, synchronous methods only.
 
-The constructor takes small arguments, so that Ray can restart the actor at any time; the model loads with the first
+The constructor takes small arguments, so that Ray can start the actor at any time; the model loads with the first
 call. The plain class is what tests use; `GradientActor` is what a cluster runs.
 """
 
@@ -8,6 +8,7 @@ from functools import cached_property
 
 import ray
 import torch
+from ray.actor import ActorClass
 
 from clusterucb.config import RunConfig
 from clusterucb.gradients.targets import TargetBank
@@ -30,6 +31,15 @@ class GradientWorker:
         assigned = ray.get_runtime_context().get_accelerator_ids()["GPU"]
         return Worker(self._config, torch.device("cuda", 0) if assigned else torch.device("cpu"))
 
+    @ray.method(concurrency_group="watch")
+    def ping(self) -> None:
+        """Answer at once, while a task is computed too: the process is alive."""
+
+    @ray.method(concurrency_group="watch")
+    def node(self) -> str:
+        """Return the id of the node that this actor was placed on."""
+        return ray.get_runtime_context().get_node_id()
+
     @ray.method
     def load(self) -> WorkerInfo:
         """Load the model and say what it runs on."""
@@ -46,4 +56,5 @@ class GradientWorker:
         return self._worker.work(task, lambda: ray.get(bank[0]))
 
 
-GradientActor = ray.remote(GradientWorker)
+# The stubs do not know this argument: one thread answers `ping` while another computes.
+GradientActor: ActorClass[GradientWorker] = ray.remote(concurrency_groups={"watch": 1})(GradientWorker)  # pyright: ignore[reportCallIssue]

@@ -1,99 +1,145 @@
-"""The gradient workers of a run: started together, checked, replaced by Ray when they die, stopped with the run."""
+"""The gradient workers of a run: kept at the number the cluster carries, replaced when they die, given up when they
+die for no reason but themselves.
+
+Invariants: every worker that is ready is known to the dispatcher, and none that is lost; a dead machine and a sample on
+trial are not counted against a worker; the pool fails only when every worker was given up or the first was never ready.
+"""
 
 import asyncio
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol
 
 import ray
-from ray.actor import ActorHandle, ActorProxy
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
-from actors.gradient_worker import GradientActor, GradientWorker
-from actors.lanes import WorkerGone, WorkerLost
-from actors.resources import WorkerPlan
+from actors.lanes import Dispatcher, LossKind, WorkerLost
+from actors.pace import Pace
+from actors.remote_worker import Bank, RemoteWorker
+from actors.resources import Nodes, WorkerSize, worker_count
 from clusterucb.config import RunConfig
-from clusterucb.errors import ClusterUCBError, ResourceError
+from clusterucb.errors import ResourceError
 from clusterucb.gradients.targets import TargetBank
-from clusterucb.run.tasks import Answer, Job
 from clusterucb.types import WorkerInfo
 
-_RESTARTS = 3
+_SURVEY_S = 3.0
+_MOST_REST_S = 60.0
 
 
-class RemoteWorker:
-    """One actor as the dispatcher sees it: Ray's errors become WorkerLost or WorkerGone."""
+class PoolNotices(Protocol):
+    """Hears what becomes of workers."""
 
-    def __init__(self, index: int, actor: "ActorProxy[GradientWorker]") -> None:
-        self.index = index
-        self.actor = actor
-        self.bank: list[ray.ObjectRef[TargetBank]] = []
+    def ready(self, index: int, info: WorkerInfo) -> None:
+        """A worker has loaded its model."""
+        ...
 
-    async def answer(self, job: Job) -> Answer:
-        """Do one job on the actor."""
-        try:
-            return await self.actor.work.remote(job.task, self.bank)
-        except ActorDiedError as error:
-            raise WorkerGone(_reason(error)) from None
-        except RayActorError as error:
-            raise WorkerLost(_reason(error)) from None
-        except RayTaskError as error:
-            if isinstance(error.cause, ClusterUCBError):
-                raise error.cause from None
-            raise
+    def lost(self, index: int, reason: str, kind: LossKind) -> None:
+        """A worker is gone; its jobs are given back and another is started in its place."""
+        ...
+
+    def retired(self, index: int, deaths: int) -> None:
+        """A worker is not started again."""
+        ...
 
 
 class WorkerPool:
-    """Starts workers and waits until their models are loaded."""
+    """Keeps workers; `run` does so until it is cancelled, `ready` is set once the first can work."""
 
-    def __init__(self, config: RunConfig, plan: WorkerPlan) -> None:
-        options = GradientActor.options(
-            num_cpus=plan.num_cpus, num_gpus=plan.num_gpus, memory=plan.memory or None, max_restarts=_RESTARTS
-        )
-        config_json, threads = config.model_dump_json(), max(1, int(plan.num_cpus))
-        self._timeout_s = config.workers.ready_timeout_s
-        self.workers = [RemoteWorker(i, options.remote(config_json, threads)) for i in range(plan.count)]
+    def __init__(self, config: RunConfig, size: WorkerSize, dispatcher: Dispatcher, notices: PoolNotices) -> None:
+        self.ready = asyncio.Event()
+        self._config = config
+        self._size = size
+        self._dispatcher = dispatcher
+        self._notices = notices
+        wanted = config.workers
+        self._pace = Pace(wanted.deadline_factor, wanted.deadline_min_s, wanted.ready_timeout_s)
+        self._bank: Bank = []
+        self._slots: dict[int, asyncio.Task[None]] = {}
+        self._alive: dict[int, RemoteWorker] = {}
+        self._given_up: dict[int, str] = {}
+        self._rest_s: Callable[[int], float] = lambda deaths: min(_MOST_REST_S, 0.5 * 2**deaths)
 
-    async def load(self, on_ready: Callable[[int, WorkerInfo], None]) -> None:
-        """Load every model; raise what the first failing worker says."""
-
-        async def one(worker: RemoteWorker) -> None:
-            try:
-                on_ready(worker.index, await worker.actor.load.remote())
-            except RayTaskError as error:
-                if isinstance(error.cause, ClusterUCBError):
-                    raise error.cause from None
-                raise
-            except RayActorError as error:
-                raise ResourceError(f"worker {worker.index} died while loading the model: {_reason(error)}") from None
-
+    async def run(self) -> None:
+        """Start workers, follow the cluster, replace the dead. Raises what a model's loading raises, and
+        ResourceError where nothing can work."""
+        deadline = asyncio.get_running_loop().time() + self._config.workers.ready_timeout_s
         try:
-            async with asyncio.timeout(self._timeout_s), asyncio.TaskGroup() as group:
-                for worker in self.workers:
-                    group.create_task(one(worker))
-        except TimeoutError:
-            raise ResourceError(
-                f"workers were not ready within {self._timeout_s:g} s: other work holds the cluster's resources, or "
-                f"the model loads slowly; raise workers.ready_timeout_s or wait and run again"
-            ) from None
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+            while True:
+                self._resize(await asyncio.to_thread(living_nodes))
+                self._collect()
+                await asyncio.wait(self._slots.values(), timeout=_SURVEY_S, return_when=asyncio.FIRST_COMPLETED)
+                if not self.ready.is_set() and asyncio.get_running_loop().time() > deadline:
+                    raise ResourceError(
+                        f"no worker was ready within {self._config.workers.ready_timeout_s:g} s: other work holds the "
+                        f"cluster's resources, or the model loads slowly; raise workers.ready_timeout_s or wait and "
+                        f"run again"
+                    )
+        finally:
+            for slot in self._slots.values():
+                slot.cancel()
+            await asyncio.gather(*self._slots.values(), return_exceptions=True)
 
     def share_bank(self, bank: TargetBank) -> None:
-        """Put the target bank into the object store once, for all workers."""
-        reference = ray.put(bank)
-        for worker in self.workers:
-            worker.bank = [reference]
+        """Put the target bank into the object store once, for all workers, those to come included."""
+        self._bank[:] = [ray.put(bank)]
 
     async def infos(self) -> list[WorkerInfo]:
         """Return what the living workers used."""
-        found = await asyncio.gather(*(worker.actor.info.remote() for worker in self.workers), return_exceptions=True)
+        found = await asyncio.gather(*(worker.info() for worker in self._alive.values()), return_exceptions=True)
         return [info for info in found if isinstance(info, WorkerInfo)]
 
-    def stop(self) -> None:
-        """End the workers that this pool started."""
-        for worker in self.workers:
-            ray.kill(cast(ActorHandle[GradientWorker], worker.actor))
+    def _resize(self, nodes: Nodes) -> None:
+        """Follow the cluster: start what it has room for, and stop waiting for room that is gone."""
+        wanted = worker_count(self._config.workers, self._size, nodes)
+        for index in range(wanted):
+            if index not in self._slots and index not in self._given_up:
+                self._slots[index] = asyncio.create_task(self._keep(index))
+        for index in [index for index in self._slots if index >= wanted and index not in self._alive]:
+            self._slots.pop(index).cancel()
+
+    def _collect(self) -> None:
+        """Take note of workers that were given up; raise what a worker's start raised."""
+        for index in [index for index, slot in self._slots.items() if slot.done()]:
+            self._slots.pop(index).result()
+        if not self._slots:
+            raise ResourceError(
+                f"all {len(self._given_up)} workers died {self._config.workers.deaths} times in a row "
+                f"({next(iter(self._given_up.values()))}): look at their logs, give them more memory "
+                f"(workers.memory_gib) or smaller batches (gradients.batch_tokens), then run again"
+            )
+
+    async def _keep(self, index: int) -> None:
+        """Keep one worker alive until it died too often in a row without an answer in between."""
+        deaths = 0
+        while True:
+            worker = RemoteWorker(index, self._config, self._size, self._pace, self._bank)
+            try:
+                lost = await self._live(worker)
+            finally:
+                self._alive.pop(index, None)
+                self._dispatcher.leave(worker)
+                worker.end()
+            if worker.answered:
+                deaths = 0
+            deaths += not (worker.on_trial or lost.kind == "node")
+            self._notices.lost(index, str(lost), lost.kind)
+            if deaths >= self._config.workers.deaths:
+                self._given_up[index] = str(lost)
+                self._notices.retired(index, deaths)
+                return
+            await asyncio.sleep(self._rest_s(deaths))
+
+    async def _live(self, worker: RemoteWorker) -> WorkerLost:
+        """Load a worker and let it work until it is lost."""
+        try:
+            info = await worker.load()
+        except WorkerLost as lost:
+            return lost
+        self._notices.ready(worker.index, info)
+        self._alive[worker.index] = worker
+        self._dispatcher.join(worker)
+        self.ready.set()
+        return await worker.watch()
 
 
-def _reason(error: RayActorError) -> str:
-    return " ".join(str(error).split())[:300]
+def living_nodes() -> Nodes:
+    """Return the resources of every living node."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -1,4 +1,7 @@
-"""How many workers of which size: settled from the configuration and what the cluster has, before any is started."""
+"""How many workers of which size: settled from the configuration and what the cluster has, before any is started.
+
+The size of a worker is settled once a run; how many there is room for follows the cluster.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,43 +9,71 @@ from dataclasses import dataclass
 from clusterucb.config import Workers
 from clusterucb.errors import ResourceError
 
-_MOST_CPU_WORKERS = 4
+_MOST_ON_A_CPU_NODE = 4
 _GIB = 2**30
+
+Nodes = Sequence[Mapping[str, float]]
+"""Resources of every living node, in Ray's names and units."""
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerPlan:
-    """Workers to start, and what each holds in Ray's scheduler."""
+class WorkerSize:
+    """What each rank of a worker holds in Ray's scheduler, and how many ranks make one."""
 
-    count: int
     num_gpus: float
     num_cpus: float
     memory: int
+    shards: int = 1
+
+    def __str__(self) -> str:
+        memory = f", {self.memory / _GIB:g} GiB" if self.memory else ""
+        ranks = "" if self.shards == 1 else f"{self.shards} ranks of "
+        return f"{ranks}{self.num_cpus:g} CPU, {self.num_gpus:g} GPU{memory}"
 
 
-def plan_workers(wanted: Workers, nodes: Sequence[Mapping[str, float]]) -> WorkerPlan:
-    """Fit the wish to the nodes' resources; raise ResourceError at once where it can never be met."""
+def worker_size(wanted: Workers, nodes: Nodes) -> WorkerSize:
+    """Settle what a worker holds: a GPU where the cluster has any, unless told otherwise."""
     gpus = sum(node.get("GPU", 0.0) for node in nodes)
     num_gpus = (1.0 if gpus else 0.0) if wanted.num_gpus == "auto" else wanted.num_gpus
     memory = 0 if wanted.memory_gib is None else int(wanted.memory_gib * _GIB)
-    room = sum(_fits(node, num_gpus, wanted.num_cpus, memory) for node in nodes)
-    limit = room if num_gpus else min(room, _MOST_CPU_WORKERS)
-    count = limit if wanted.count == "auto" else wanted.count
-    if count < 1 or count > room:
-        size = f"{wanted.num_cpus:g} CPU, {num_gpus:g} GPU" + (f", {wanted.memory_gib:g} GiB" if memory else "")
-        has = "; ".join(
-            f"node {i}: {node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU, {node.get('memory', 0) / _GIB:.1f} GiB"
-            for i, node in enumerate(nodes)
-        )
+    return WorkerSize(num_gpus, wanted.num_cpus, memory, wanted.shards)
+
+
+def worker_count(wanted: Workers, size: WorkerSize, nodes: Nodes) -> int:
+    """Return how many workers to keep: the number asked for, or what the living nodes carry (never less than one)."""
+    if wanted.count != "auto":
+        return wanted.count
+    most = None if size.num_gpus else _MOST_ON_A_CPU_NODE
+    return max(1, _room(size, nodes, most))
+
+
+def check_room(wanted: Workers, size: WorkerSize, nodes: Nodes) -> None:
+    """Raise ResourceError where the cluster, were it idle, has no room for what is asked."""
+    room = _room(size, nodes)
+    asked = 1 if wanted.count == "auto" else wanted.count
+    if asked > room:
         raise ResourceError(
-            f"{max(count, 1)} workers of {size} each do not fit: the cluster has room for {room} ({has}). "
+            f"{asked} workers of {size} each do not fit: the cluster has room for {room} ({describe(nodes)}). "
             f"Lower workers.count, workers.num_cpus, workers.num_gpus or workers.memory_gib"
         )
-    return WorkerPlan(count, num_gpus, wanted.num_cpus, memory)
 
 
-def _fits(node: Mapping[str, float], num_gpus: float, num_cpus: float, memory: int) -> int:
-    """Return how many workers one node carries."""
-    asked = {"GPU": num_gpus, "CPU": num_cpus, "memory": float(memory)}
-    limits = [int(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
-    return min(limits) if limits else _MOST_CPU_WORKERS
+def describe(nodes: Nodes) -> str:
+    """Return what the nodes have, in words."""
+    if not nodes:
+        return "no living node"
+    return "; ".join(
+        f"node {i}: {node.get('CPU', 0):g} CPU, {node.get('GPU', 0):g} GPU, {node.get('memory', 0) / _GIB:.1f} GiB"
+        for i, node in enumerate(nodes)
+    )
+
+
+def _room(size: WorkerSize, nodes: Nodes, most_on_a_node: int | None = None) -> int:
+    """Return how many workers the nodes carry; the ranks of one may lie on several nodes."""
+    asked = {"GPU": size.num_gpus, "CPU": size.num_cpus, "memory": float(size.memory)}
+    ranks = 0
+    for node in nodes:
+        limits = [int(node.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount]
+        here = min(limits, default=_MOST_ON_A_CPU_NODE)
+        ranks += here if most_on_a_node is None else min(here, most_on_a_node * size.shards)
+    return ranks // size.shards

@@ -4,16 +4,18 @@ Invariant: no run folder is written, and what the user would be refused later is
 """
 
 import asyncio
+import math
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import ray
 
 from actors.lanes import WorkerLost
-from actors.pool import WorkerPool
-from actors.resources import plan_workers
+from actors.pace import Pace
+from actors.pool import living_nodes
+from actors.remote_worker import Bank, RemoteWorker
+from actors.resources import check_room, worker_count, worker_size
 from clusterucb.checkpoint.model import check_model, describe
 from clusterucb.config import RunConfig
 from clusterucb.errors import ResourceError
@@ -66,28 +68,42 @@ def plan(config: RunConfig, address: str, view: View, calibrated: bool = True) -
 
 def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tuple[Calibration, Measured, int]:
     """Start one of the workers that the run would start, and time it."""
-    planned = plan_workers(config.workers, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-    pool = WorkerPool(config, replace(planned, count=1))
-    worker = pool.workers[0]
+    wanted, nodes = config.workers, living_nodes()
+    size = worker_size(wanted, nodes)
+    check_room(wanted, size, nodes)
+    bank: Bank = []
+    worker = RemoteWorker(0, config, size, Pace(wanted.deadline_factor, wanted.deadline_min_s, math.inf), bank)
     try:
         with asyncio.Runner() as runner:
             started = time.perf_counter()
-            runner.run(pool.load(lambda index, info: None))
+            runner.run(_load(worker, wanted.ready_timeout_s))
             load_seconds = time.perf_counter() - started
 
-            def ask(task: Task, bank: TargetBank | None) -> Answer:
-                if bank is not None and not worker.bank:
-                    pool.share_bank(bank)
+            def ask(task: Task, targets: TargetBank | None) -> Answer:
+                if targets is not None and not bank:
+                    bank.append(ray.put(targets))
                 return runner.run(worker.answer(Job("calibration", 0, task)))
 
             calibration = calibrate(config, work, prepared.pool, prepared.target, ask)
-            info = runner.run(pool.infos())[0]
+            info = runner.run(worker.info())
     except WorkerLost as error:
         raise ResourceError(
-            f"the worker died over a micro-batch: lower gradients.batch_tokens ({config.gradients.batch_tokens}), or "
+            f"the worker died while it was timed: lower gradients.batch_tokens ({config.gradients.batch_tokens}), or "
             f"give it more memory ({error})"
         ) from None
     finally:
-        pool.stop()
+        worker.end()
     peak_gib = info.peak_host_gib if info.device == "cpu" else info.peak_device_gib
-    return calibration, Measured(info.device, load_seconds, peak_gib, calibration.timings), planned.count
+    count = worker_count(wanted, size, nodes)
+    return calibration, Measured(info.device, load_seconds, peak_gib, calibration.timings), count
+
+
+async def _load(worker: RemoteWorker, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await worker.load()
+    except TimeoutError:
+        raise ResourceError(
+            f"no worker was ready within {timeout_s:g} s: other work holds the cluster's resources, or the model loads "
+            f"slowly; raise workers.ready_timeout_s or wait and run again"
+        ) from None

@@ -14,7 +14,7 @@ from actors.coordinator import Coordinator, CoordinatorActor, Outcome, Work
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
 from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
-from clusterucb.run.events import Note, parse_event
+from clusterucb.run.events import Note, Progressed, parse_event
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
@@ -23,7 +23,7 @@ from ray_app.cluster import connected
 from ray_app.views import View
 
 _POLL_S = 0.25
-_JOINS = 3
+_BARREN_STARTS = 5
 
 
 def select(config: RunConfig, folder: RunFolder, address: str, view: View) -> Summary:
@@ -81,8 +81,9 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
 
 
 def _join(coordinator: ActorProxy[Coordinator], folder: RunFolder, view: View, stop: threading.Event) -> Outcome:
-    """Have the coordinator run and show its events until it ends; join again where Ray restarted it."""
-    for _ in range(_JOINS):
+    """Have the coordinator run and show its events until it ends; join again where Ray started it again."""
+    barren = 0
+    while barren < _BARREN_STARTS:
         running, seen = coordinator.run.remote(), 0
         try:
             while True:
@@ -92,15 +93,19 @@ def _join(coordinator: ActorProxy[Coordinator], folder: RunFolder, view: View, s
                 lines = ray.get(coordinator.events.remote(seen))
                 seen += len(lines)
                 for line in lines:
-                    view(parse_event(line))
+                    event = parse_event(line)
+                    barren = 0 if isinstance(event, Progressed) else barren
+                    view(event)
                 if ready:
                     return ray.get(running)
         except ActorUnavailableError:
-            continue
+            barren += 1
         except ActorDiedError as error:
+            if folder.finished:  # another driver watched too, and dismissed it
+                return Outcome("finished")
             words = " ".join(str(error).split())[:300]
             raise ResourceError(f"the coordinator died: {words}; run again to go on") from None
-    raise ResourceError(f"the coordinator restarted {_JOINS} times: see the Ray logs, then run again to go on")
+    raise ResourceError(f"the coordinator died {barren} times in a row: see the Ray logs, then run again to go on")
 
 
 def _dismiss(folder: RunFolder) -> None:

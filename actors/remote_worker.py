@@ -1,0 +1,151 @@
+"""One worker actor as the coordinator sees it: loading, answering, watched, ended where it hangs.
+
+Invariant: whatever Ray says of a worker's end (died, unavailable, hung, machine gone) becomes one WorkerLost, the same
+for every job it held; after that the actor is dead.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+import ray
+import torch
+from ray.actor import ActorHandle, ActorProxy
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
+
+from actors.gradient_worker import GradientActor, GradientWorker
+from actors.lanes import LossKind, WorkerLost
+from actors.pace import Pace
+from actors.resources import WorkerSize
+from clusterucb.config import RunConfig
+from clusterucb.errors import ClusterUCBError
+from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.tasks import Answer, Job, Task
+from clusterucb.types import WorkerInfo
+
+Value = TypeVar("Value")
+_ENDS = (RayActorError, OutOfMemoryError, ObjectLostError)
+"""What Ray raises when a process, its memory or its machine (with an answer not yet fetched) is gone."""
+Bank = list["ray.ObjectRef[TargetBank]"]
+"""The reference of the target bank once there is one; a list, which Ray hands on unresolved."""
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A task at the worker, and the loop's time since which the worker has had nothing older to do."""
+
+    task: Task
+    since: float
+
+
+class RemoteWorker:
+    """Starts an actor; Ray places it where there is room, now or later."""
+
+    def __init__(self, index: int, config: RunConfig, size: WorkerSize, pace: Pace, bank: Bank) -> None:
+        self.index = index
+        self.on_trial = False
+        self.answered = 0
+        self._pace = pace
+        self._bank = bank
+        self._heartbeat_timeout_s = config.workers.heartbeat_timeout_s
+        self._held: list[_Held] = []
+        self._lost: WorkerLost | None = None
+        self._ended = asyncio.Event()
+        self._node = ""
+        threads = max(1, int(size.num_cpus))
+        self._actor: ActorProxy[GradientWorker] = GradientActor.options(
+            num_cpus=size.num_cpus,
+            num_gpus=size.num_gpus,
+            memory=size.memory or None,
+        ).remote(config.model_dump_json(), threads)
+
+    async def load(self) -> WorkerInfo:
+        """Wait until the actor is placed and its model is loaded. Raises what the model's loading raises."""
+        self._node = await self._call(lambda: self._actor.node.remote())
+        return await self._call(lambda: self._actor.load.remote())
+
+    async def info(self) -> WorkerInfo:
+        """Ask what the worker used so far."""
+        return await self._call(lambda: self._actor.info.remote())
+
+    async def answer(self, job: Job) -> Answer:
+        """Do one job on the actor."""
+        now = asyncio.get_running_loop().time
+        held = _Held(job.task, now())
+        self._held.append(held)
+        try:
+            answer = await self._call(lambda: self._actor.work.remote(job.task, self._bank))
+        finally:
+            self._held.remove(held)
+        self._pace.saw(job.task, now() - held.since)
+        self.answered += 1
+        for other in self._held:  # whatever waited behind this one begins now
+            other.since = now()
+        return answer
+
+    async def watch(self) -> WorkerLost:
+        """Wait for the worker's end, and bring it about where it misses a heartbeat or a deadline."""
+        while self._lost is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._heartbeat_timeout_s / 4):
+                    await self._ended.wait()
+            if self._lost is None and (overdue := self._overdue()) is not None:
+                await self._lose(overdue, "hung")
+            elif self._lost is None:
+                await self._ping()
+        return self._lost
+
+    def end(self) -> None:
+        """End the actor."""
+        ray.kill(cast(ActorHandle[GradientWorker], self._actor))
+
+    async def _ping(self) -> None:
+        try:
+            async with asyncio.timeout(self._heartbeat_timeout_s):
+                await self._actor.ping.remote()
+        except TimeoutError:
+            await self._lose(f"its process has not answered for {self._heartbeat_timeout_s:g} s", "hung")
+        except _ENDS as error:
+            await self._lose(_words(error), "died")
+
+    def _overdue(self) -> str | None:
+        if not self._held:
+            return None
+        oldest = self._held[0]
+        limit_s = self._pace.limit_s(oldest.task)
+        if asyncio.get_running_loop().time() - oldest.since <= limit_s:
+            return None
+        return f"a micro-batch took longer than its deadline of {limit_s:.0f} s"
+
+    async def _call(self, start: "Callable[[], ray.ObjectRef[Value]]") -> Value:
+        """Await a remote call. Raises the worker's own ClusterUCBError, or WorkerLost."""
+        try:
+            return await start()
+        except _ENDS as error:
+            raise await self._lose(_words(error), "died") from None
+        except RayTaskError as error:
+            if isinstance(error.cause, ClusterUCBError):
+                raise error.cause from None
+            if isinstance(error.cause, torch.AcceleratorError):  # the device's context is lost for the whole process
+                raise await self._lose(_words(error.cause), "died") from None
+            raise
+
+    async def _lose(self, reason: str, kind: LossKind) -> WorkerLost:
+        """Settle, once, how this worker ended."""
+        if self._lost is None and kind == "died" and await asyncio.to_thread(_node_is_dead, self._node):
+            kind = "node"
+        if self._lost is None:
+            self._lost = WorkerLost(reason, kind)
+            self.end()
+            self._ended.set()
+        return self._lost
+
+
+def _node_is_dead(node: str) -> bool:
+    return any(each["NodeID"] == node and not each["Alive"] for each in ray.nodes())
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
