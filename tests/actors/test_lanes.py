@@ -148,7 +148,8 @@ async def test_a_worker_that_joins_in_the_middle_is_used_and_one_that_left_is_no
     before = first.jobs
     await draining
     assert scene.times == Counter(range(60))
-    assert second.jobs + before == 60
+    assert first.jobs <= before + 2, "what it was promised before it left"
+    assert first.jobs + second.jobs == 60
 
 
 async def test_without_workers_it_says_so_and_goes_on_when_one_comes():
