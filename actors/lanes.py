@@ -271,10 +271,14 @@ def _ask(stage: Stage, room: int) -> Sequence[Job]:
 
 
 async def _whole(work: Coroutine[Any, Any, Value]) -> Value:
-    """Let a thread that touches the stage come to its end, even when this task is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
+    """Let a thread that touches the stage come to its end; a cancellation meanwhile strikes at the next await."""
+    thread = asyncio.ensure_future(work)
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(thread)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
+        value = await thread
+        mine = asyncio.current_task()
+        assert mine is not None
+        mine.uncancel()
+        mine.cancel()
+        return value
