@@ -16,4 +16,12 @@ def test_an_example_run_is_valid_and_explained(path: Path):
 
 
 def test_there_are_examples():
-    assert {path.stem for path in RUNS} >= {"demo", "hub_gpu", "paper"}
+    assert {path.stem for path in RUNS} >= {
+        "demo",
+        "laptop",
+        "hub_gpu",
+        "llama8b_8xh100",
+        "multi_node",
+        "large_model_sharded",
+        "paper",
+    }
