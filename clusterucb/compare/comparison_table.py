@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from clusterucb.compare.comparison import Trial
-from clusterucb.run.run_folder import write_atomically
+from clusterucb.run.disk import write_atomically
 
 
 class Spread(BaseModel):

@@ -67,7 +67,7 @@ def read_reference(folder: RunFolder) -> Reference:
     table = _table(folder)
     rewards_N = np.full(pool.num_samples, np.nan)
     rewards_N[table.samples_B] = table.reward_B
-    target = (weighted_tokens(cost) for cost in saved_costs(folder.state) if cost.stage == "target")
+    target = (weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "target")
     return Reference(rewards_N, pool.usable_N, pool.lengths_N, sum(target))
 
 
@@ -87,7 +87,7 @@ def read_features(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFea
                 f"another folder with --out"
             )
         store = FeatureStore(folder.state, pool.num_samples)
-        cost = sum(weighted_tokens(cost) for cost in saved_costs(folder.state) if cost.stage == "features")
+        cost = sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "features")
     usable_N = pool.usable_N.copy()
     usable_N[[failure.sample for failure in store.failures()]] = False
     return PoolFeatures(kind, store.matrix(), usable_N, cost)

@@ -20,12 +20,13 @@ from clusterucb.run.score_log import ScoreArchive
 from clusterucb.types import FloatArray, HalfArray, IntArray
 
 
-def bring_features(features: Features, rows: Rows, pool: TokenStore, state: Path) -> None:
+def bring_features(features: Features, rows: Rows, pool: TokenStore, folder: RunFolder) -> None:
     """Fill the feature store where the configuration names features that exist, unless it is filled.
 
     Raises DataError where they do not fit the pool.
     """
-    store, usable = FeatureStore(state, pool.num_samples), np.flatnonzero(pool.usable_N)
+    store = FeatureStore(folder.state, pool.num_samples, folder.replica)
+    usable = np.flatnonzero(pool.usable_N)
     if store.complete:
         return
     if features.kind == "given":

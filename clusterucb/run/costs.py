@@ -4,13 +4,13 @@ Invariant: the ledger counts what was computed, features and targets included; n
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from clusterucb.data.tokens import TokenStore
-from clusterucb.run.run_folder import write_atomically
+from clusterucb.run.disk import write_atomically
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.types import IntArray
 
@@ -96,12 +96,14 @@ def scored_cost(stage: str, log: ScoreArchive, store: TokenStore) -> StageCost:
     return cost_of(stage, store, together, backward=True, seconds=sum(scores.seconds for scores in scored))
 
 
-def save_cost(state: Path, cost: StageCost) -> None:
+def save_cost(folder: RunFolder, cost: StageCost) -> None:
     """Keep the cost of a stage whose answers are not logged, so that a resumed run still counts it."""
-    write_atomically(state / "cost" / f"{cost.stage}.json", cost.model_dump_json())
+    path = folder.state / "cost" / f"{cost.stage}.json"
+    write_atomically(path, cost.model_dump_json())
+    folder.replica.put(path)
 
 
-def saved_costs(state: Path) -> list[StageCost]:
+def saved_costs(folder: RunFolder) -> list[StageCost]:
     """Return the costs kept by `save_cost`."""
-    paths = [state / "cost" / f"{stage}.json" for stage in ("target", "features")]
+    paths = [folder.state / "cost" / f"{stage}.json" for stage in ("target", "features")]
     return [StageCost.model_validate_json(path.read_text(encoding="utf-8")) for path in paths if path.exists()]

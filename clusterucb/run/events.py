@@ -1,16 +1,25 @@
 """What happens in a run, one JSON line each, in `events.jsonl`; progress everywhere is derived from these.
 
-Invariant: events are for people and dashboards. No result depends on them: a run resumes without its events.
+Invariant: events are for people and dashboards. No result depends on them: a run resumes without its events, and a
+disk that takes no more of them does not end it.
 """
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from clusterucb.errors import RunFolderError
+from clusterucb.run.disk import write_all, writing
+from clusterucb.run.replica import NO_REPLICA, Replica
 from clusterucb.types import Reason
+
+_SEND_S = 5.0
+_LOG = logging.getLogger(__name__)
 
 
 class _Event(BaseModel):
@@ -169,22 +178,70 @@ def parse_event(line: str) -> Event:
 
 
 class EventLog:
-    """Appends events to a file and keeps the lines of this process for watchers."""
+    """Appends events to a file and keeps the lines of this process for watchers; a replica gets them by and by.
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    A disk or store that takes no more is logged, not raised: what ends the run says so itself, and must not be hidden.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float], replica: Replica = NO_REPLICA) -> None:
         self.lines: list[str] = []
         self._clock = clock
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._replica = replica
+        self._unsent = b""
+        self._sent_at = 0.0
+        with writing(path):
+            self._file = path.open("a+b", buffering=0)
+            self._file.seek(0)
+            found = self._file.read()
+            self._size = found.rfind(b"\n") + 1
+            if self._size < len(found):  # a crash in the middle of a line
+                self._file.truncate(self._size)
+                replica.cut(path, self._size)
 
     def __call__(self, event: Event) -> None:
-        """Stamp, write and flush one event."""
-        line = event.model_copy(update={"time": self._clock()}).model_dump_json(exclude_none=True)
+        """Stamp and write one event."""
+        now = self._clock()
+        line = event.model_copy(update={"time": now}).model_dump_json(exclude_none=True)
         self.lines.append(line)
-        self._file.write(line + "\n")
-        self._file.flush()
+        self._write((line + "\n").encode())
+        if now - self._sent_at >= _SEND_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have the replica hold what was written so far."""
+        self._sent_at = self._clock()
+        if self._unsent:
+            with _logged():
+                self._replica.append(self._path, self._size - len(self._unsent), self._unsent)
+                self._unsent = b""
 
     def close(self) -> None:
-        """Write through to the disk and close."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write through to the disk, send the rest and close."""
+        self.flush()
+        with _logged():
+            with writing(self._path):
+                os.fsync(self._file.fileno())
+            if not self._unsent:
+                self._replica.seal(self._path)
         self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        """Append a line, or nothing of it."""
+        with _logged():
+            try:
+                with writing(self._path):
+                    write_all(self._file.fileno(), line)
+            except RunFolderError:
+                self._file.truncate(self._size)
+                raise
+            self._size += len(line)
+            self._unsent += line
+
+
+@contextmanager
+def _logged() -> Generator[None]:
+    try:
+        yield
+    except RunFolderError as error:
+        _LOG.warning("events are incomplete: %s", error)

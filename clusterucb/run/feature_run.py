@@ -32,9 +32,9 @@ class FeatureRun:
     def stages(self) -> Iterator[Stage]:
         """Yield the stage that computes the features, where workers are needed for it."""
         pool, _ = open_prepared(self._folder)
-        store = FeatureStore(self._folder.state, pool.num_samples)
+        store = FeatureStore(self._folder.state, pool.num_samples, self._folder.replica)
         usable = np.flatnonzero(pool.usable_N)
-        yield from feature_stage(self._config, pool, usable, self._folder.state, store, self._emit)
+        yield from feature_stage(self._config, pool, usable, self._folder, store, self._emit)
 
     def close(self) -> None:
         """Nothing is open between stages."""

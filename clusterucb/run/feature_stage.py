@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -14,13 +13,14 @@ from clusterucb.run.batching import micro_batches
 from clusterucb.run.costs import cost_of, save_cost
 from clusterucb.run.events import Emit, StageFinished, StageStarted
 from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.stages import Answers, FixedStage, progress
 from clusterucb.run.tasks import Answer, EmbeddingTask, HiddenTask, Stage, Task
 from clusterucb.types import Hidden, IntArray
 
 
 def feature_stage(
-    config: RunConfig, pool: TokenStore, usable: IntArray, state: Path, store: FeatureStore, emit: Emit
+    config: RunConfig, pool: TokenStore, usable: IntArray, folder: RunFolder, store: FeatureStore, emit: Emit
 ) -> Iterator[Stage]:
     """Yield the stage that fills the store, where workers are needed for it."""
     features = config.features
@@ -37,8 +37,8 @@ def feature_stage(
     done = store.open()
     emit(StageStarted(stage="features", total=len(usable), done=sum(len(batches[index]) for index in done)))
     yield FixedStage("features", [partial(task, batch) for batch in batches], accept, done)
-    seconds = store.consolidate()
-    save_cost(state, cost_of("features", pool, usable, backward=False, seconds=seconds))
+    save_cost(folder, cost_of("features", pool, usable, backward=False, seconds=store.seconds()))
+    store.consolidate()
     emit(StageFinished(stage="features"))
 
 

@@ -5,26 +5,30 @@ interrupted pass goes on where it stopped.
 """
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.journal import Journal, Record
-from clusterucb.run.run_folder import write_atomically
+from clusterucb.run.replica import NO_REPLICA, Replica
 from clusterucb.types import Failure, HalfArray, Hidden, IntArray
 
 
 class FeatureStore:
     """Features of N pool samples in a folder."""
 
-    def __init__(self, folder: Path, num_samples: int) -> None:
+    def __init__(self, folder: Path, num_samples: int, replica: Replica = NO_REPLICA) -> None:
         self._matrix = folder / "features.npy"
         self._facts = folder / "features.json"
         self._journal_path = folder / "features.journal"
         self._num_samples = num_samples
+        self._replica = replica
         self._journal: Journal | None = None
 
     @property
@@ -34,7 +38,7 @@ class FeatureStore:
 
     def open(self) -> list[int]:
         """Open the journal for appending; return the jobs that are already in it."""
-        self._journal = Journal(self._journal_path)
+        self._journal = Journal(self._journal_path, self._replica)
         return [int(record.fields["job"]) for record in self._journal.records()]
 
     def append(self, answers: Sequence[tuple[int, Hidden]]) -> None:
@@ -42,36 +46,40 @@ class FeatureStore:
         assert self._journal is not None
         self._journal.append(*(_to_record(job, answer) for job, answer in answers))
 
-    def consolidate(self) -> float:
-        """Turn the journal into the matrix; return the seconds that workers spent."""
+    def seconds(self) -> float:
+        """Return what workers spent on what the journal holds."""
         assert self._journal is not None
-        seconds, failures = 0.0, list[Failure]()
+        return sum(float(record.fields["seconds"]) for record in self._journal.records())
+
+    def consolidate(self) -> None:
+        """Turn the journal into the matrix."""
+        assert self._journal is not None
+        failures: list[Failure] = []
         for record in self._journal.records():
-            seconds += float(record.fields["seconds"])
             failures += [Failure(**failure) for failure in json.loads(record.fields["failures"])]
         blocks = ((record.arrays["samples"], record.arrays["features"]) for record in self._journal.records())
         self.write(blocks, failures)
         self._journal.close()
         self._journal_path.unlink()
-        return seconds
+        self._replica.remove(self._journal_path)
 
     def write(self, blocks: Iterable[tuple[IntArray, npt.NDArray[np.floating]]], failures: Iterable[Failure]) -> None:
         """Write the matrix from blocks of (samples, features); rows that no block names stay zero."""
-        beside = self._matrix.with_suffix(".writing")
-        matrix: HalfArray | None = None
-        for samples_B, features_BF in blocks:
-            if not len(samples_B):
-                continue  # it may not know F
+        with replacing(self._matrix) as beside:
+            matrix: np.memmap[Any, np.dtype[np.float16]] | None = None
+            for samples_B, features_BF in blocks:
+                if not len(samples_B):
+                    continue  # it may not know F
+                if matrix is None:
+                    matrix = _mapped(beside, (self._num_samples, features_BF.shape[1]))
+                matrix[samples_B] = features_BF
             if matrix is None:
-                shape = (self._num_samples, features_BF.shape[1])
-                matrix = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=shape)
-            matrix[samples_B] = features_BF
-        if matrix is None:
-            matrix = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float16, shape=(self._num_samples, 1))
-        matrix.flush()
-        del matrix
-        beside.replace(self._matrix)
+                matrix = _mapped(beside, (self._num_samples, 1))
+            matrix.flush()
+            del matrix
         write_atomically(self._facts, json.dumps([asdict(failure) for failure in failures]))
+        self._replica.put(self._matrix)
+        self._replica.put(self._facts)
 
     def matrix(self) -> HalfArray:
         """Return the features [N, F], memory-mapped."""
@@ -80,6 +88,14 @@ class FeatureStore:
     def failures(self) -> tuple[Failure, ...]:
         """Return the samples that have no features."""
         return tuple(Failure(**failure) for failure in json.loads(self._facts.read_text(encoding="utf-8")))
+
+
+def _mapped(path: Path, shape: tuple[int, int]) -> "np.memmap[Any, np.dtype[np.float16]]":
+    """Map a new matrix of zeros. Its space is taken at once: a full disk would end a process that writes to a map."""
+    matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    return matrix
 
 
 def _to_record(job: int, answer: Hidden) -> Record:

@@ -23,6 +23,8 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from clusterucb.errors import RunFolderError
+from clusterucb.run.disk import write_all, writing
+from clusterucb.run.replica import NO_REPLICA, Replica
 
 _MAGIC = b"CUCBJ2\n"
 _MARK = b"\xc2group\n\x00"
@@ -130,19 +132,16 @@ def read_records(path: Path) -> Iterator[Record]:
 class Journal:
     """Read what is there, then append. Use as a context manager."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, replica: Replica = NO_REPLICA) -> None:
         self.path = path
         self.num_records = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            spans, sound = _scan(path)
-            self.num_records = len(spans)
-            if sound < path.stat().st_size:
-                with path.open("r+b") as file:
-                    file.truncate(sound)
-                    os.fsync(file.fileno())
-        self._file = path.open("ab", buffering=0)
-        if self._file.tell() == 0:
+        self._replica = replica
+        self._size = 0
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+            self._repair()
+        if self._size == 0:
             self._write(_MAGIC)
 
     def __enter__(self) -> "Journal":
@@ -167,8 +166,18 @@ class Journal:
         """Close the file; what was appended is already on the disk."""
         self._file.close()
 
+    def _repair(self) -> None:
+        """Count what is there and cut off a bad end."""
+        spans, self._size = _scan(self.path)
+        self.num_records = len(spans)
+        if self._size < self.path.stat().st_size:
+            self._file.truncate(self._size)
+            os.fsync(self._file.fileno())
+            self._replica.cut(self.path, self._size)
+
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
-        os.fsync(self._file.fileno())
+        with writing(self.path):
+            write_all(self._file.fileno(), data)
+            os.fsync(self._file.fileno())
+        self._replica.append(self.path, self._size, data)
+        self._size += len(data)

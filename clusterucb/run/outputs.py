@@ -9,7 +9,6 @@ equal bytes.
 # pyright: reportUnknownArgumentType=false
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clusterucb.data.tokens import TokenStore
+from clusterucb.run.disk import replacing
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.selection import SelectedSubset
 from clusterucb.types import IntArray
@@ -59,9 +59,8 @@ def write_scores(
     }
     if len(subtasks) > 1:
         columns |= {f"influence/{name}": table.influence_BS[:, s] for s, name in enumerate(subtasks)}
-    beside = path.with_name(f".{path.name}.writing")
-    pq.write_table(pa.table(columns), beside, compression="zstd")
-    _settle(beside, path)
+    with replacing(path) as beside:
+        pq.write_table(pa.table(columns), beside, compression="zstd")
 
 
 def write_selection(
@@ -75,8 +74,7 @@ def write_selection(
 ) -> None:
     """Write the selected rows, best first: the original fields untouched, and one more, `clusterucb`."""
     at = np.searchsorted(table.samples_B, subset.samples_B)
-    beside = path.with_name(f".{path.name}.writing")
-    with beside.open("w", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for rank, (row, sample, position) in enumerate(
             zip(rows, subset.samples_B.tolist(), at.tolist(), strict=True), 1
         ):
@@ -89,10 +87,3 @@ def write_selection(
                 "round": int(table.round_B[position]),
             }
             file.write(json.dumps(row | {"clusterucb": provenance}, ensure_ascii=False) + "\n")
-    _settle(beside, path)
-
-
-def _settle(beside: Path, path: Path) -> None:
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)

@@ -17,12 +17,13 @@ from clusterucb.errors import DataError
 from clusterucb.features.clustering import fit, resolve_k
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.costs import ledger, saved_costs, scored_cost
+from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStarted
 from clusterucb.run.feature_stage import feature_stage
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.preparation import open_prepared
-from clusterucb.run.run_folder import RunFolder, write_atomically
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreLog
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.stages import SearchStage, score_stage
@@ -48,7 +49,7 @@ class SelectionRun:
         self._emit = emit
         self._pool, self._target = open_prepared(folder)
         self._streams = Streams.of(config.seed)
-        self._log = ScoreLog(folder.state)
+        self._log = ScoreLog(folder.state, folder.replica)
         self._bank: TargetBank | None = None
         self._usable_N = self._pool.usable_N.copy()
 
@@ -60,9 +61,9 @@ class SelectionRun:
 
     def stages(self) -> Iterator[Stage]:
         """Yield the stages in order. Drain each before asking for the next."""
-        config, state = self.config, self.folder.state
-        yield from target_stage(self._target, config.gradients.batch_tokens, state, self._emit)
-        self._bank = load_bank(state)
+        config, folder = self.config, self.folder
+        yield from target_stage(self._target, config.gradients.batch_tokens, folder, self._emit)
+        self._bank = load_bank(folder.state)
         labels: Labels | None = None
         if config.search.allocator.kind in ("uniform", "exhaustive"):
             yield from self._search(np.where(self._usable_N, 0, -1).astype(np.int32))
@@ -70,9 +71,9 @@ class SelectionRun:
             yield from self._whole_pool()
             labels = self._cluster(self._pool_sketches()).labels_N
         else:
-            store = FeatureStore(state, self._pool.num_samples)
+            store = self._store()
             usable = np.flatnonzero(self._usable_N)
-            yield from feature_stage(config, self._pool, usable, state, store, self._emit)
+            yield from feature_stage(config, self._pool, usable, folder, store, self._emit)
             labels = self._cluster(store).labels_N
             yield from self._search(labels)
         drawn = self._table("search", "pool")
@@ -83,8 +84,11 @@ class SelectionRun:
         """Close the files; what was told is on disk."""
         self._log.close()
 
+    def _store(self) -> FeatureStore:
+        return FeatureStore(self.folder.state, self._pool.num_samples, self.folder.replica)
+
     def _pool_sketches(self) -> FeatureStore:
-        store = FeatureStore(self.folder.state, self._pool.num_samples)
+        store = self._store()
         if not store.complete:
             store.write(self._log.sketches(), self._table("pool").failures)
         return store
@@ -99,9 +103,9 @@ class SelectionRun:
                 return Clusters(found["labels_N"], found["centroids_KF"])
         k = resolve_k(self.config.clusters, int(self._usable_N.sum()), self.config.search.budget)
         clusters = fit(store.matrix(), k, self.config.clusters, self._streams.clusters, self._usable_N)
-        beside = path.with_name("clusters.writing.npz")
-        np.savez(beside, labels_N=clusters.labels_N, centroids_KF=clusters.centroids_KF)
-        beside.replace(path)
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.savez(file, labels_N=clusters.labels_N, centroids_KF=clusters.centroids_KF)
+        self.folder.replica.put(path)
         return clusters
 
     def _whole_pool(self) -> Iterator[Stage]:
@@ -163,11 +167,11 @@ class SelectionRun:
         rows = read_rows(config.pool).raw(subset.samples_B.tolist())
         write_selection(self.folder.selection_file, rows, pool, drawn, subtasks, labels_N, subset)
         costs = [
-            *saved_costs(self.folder.state),
+            *saved_costs(self.folder),
             *(scored_cost(s, self._log, pool) for s in ("pool", "search", "audit")),
         ]
         summary = summarise(
-            self.folder.path.name,
+            self.folder.name,
             pool,
             self._target,
             subtasks,
@@ -180,6 +184,8 @@ class SelectionRun:
             self.workers,
         )
         write_atomically(self.folder.summary_file, summary.model_dump_json(indent=1) + "\n")
+        for path in (self.folder.scores_file, self.folder.selection_file, self.folder.summary_file):
+            self.folder.replica.put(path)
         self._emit(Finished(selected=len(subset), scored=len(drawn.samples_B)))
 
     def _recall(self, drawn: ScoreTable, k: int) -> audit.AuditEstimate | None:

@@ -6,7 +6,6 @@ Invariant: a new run folder exists afterwards only if the run can start; bad inp
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from clusterucb.features.clustering import resolve_k
 from clusterucb.features.embedding import check_encoder
 from clusterucb.features.hidden import check_block
 from clusterucb.run.brought_features import bring_features
+from clusterucb.run.disk import writing
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.score_log import check_scores
 from clusterucb.types import IntArray
 
 Progress = Callable[[str, int], None]
@@ -35,11 +34,16 @@ class Claim:
         self._folder = folder
         self._found = next((path for path in (folder.path, *folder.path.parents) if path.exists()), None)
         self.resumed = folder.start(config)
+        if self.resumed:
+            folder.bring_whole_files()
 
     def withdraw(self) -> None:
         """Remove what the claim and the work since have left, unless the run was there before or holds results."""
         folder = self._folder
         if self.resumed or folder.begun:
+            return
+        if folder.remote is not None:
+            folder.remote.clear()
             return
         for path in (folder.config_file, folder.events_file):
             path.unlink(missing_ok=True)
@@ -72,9 +76,9 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
         check_sizes(config, prepared.pool, prepared.target)
         _check_positions(config, shape.max_positions, prepared)
         if _clustered(config):
-            bring_features(config.features, config.pool, prepared.pool, folder.state)
+            bring_features(config.features, config.pool, prepared.pool, folder)
         if claim.resumed:
-            check_scores(folder.state)
+            folder.check_journals()
         return prepared
     except BaseException:
         claim.withdraw()
@@ -108,19 +112,25 @@ def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
 
 def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
     encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
-    target = _store(config.target, encoder, folder.state / "target", lambda rows: progress("target", rows))
-    pool = _store(config.pool, encoder, folder.state / "pool", lambda rows: progress("pool", rows))
+    target = _store(config.target, encoder, folder, "target", progress)
+    pool = _store(config.pool, encoder, folder, "pool", progress)
     notes = (*encoder.notes, *_notes("pool", pool), *_notes("target", target))
     return Prepared(pool, target, claim, notes)
 
 
-def _store(rows: Rows, encoder: ChatEncoder, folder: Path, progress: Callable[[int], None]) -> TokenStore:
+def _store(rows: Rows, encoder: ChatEncoder, folder: RunFolder, name: str, progress: Progress) -> TokenStore:
     """Tokenise, or reuse what stands there; refuse it where the rows have changed since."""
     reader = read_rows(rows)
     fingerprint = pool_fingerprint(reader, encoder)
-    if not folder.exists():
-        return tokenise(reader, encoder, folder, fingerprint, progress)
-    store = TokenStore.open(folder)
+    path = folder.state / name
+    whole = path / "meta.json"
+    if not whole.exists():
+        with writing(path):
+            store = tokenise(reader, encoder, path, fingerprint, lambda read: progress(name, read))
+        for file in (*(file for file in sorted(path.iterdir()) if file != whole), whole):
+            folder.replica.put(file)
+        return store
+    store = TokenStore.open(path)
     if store.fingerprint != fingerprint:
         raise RunFolderError(
             f"{rows.path} or the tokenizer has changed since this run began: give another folder with --out, or put "

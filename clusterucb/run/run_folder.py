@@ -1,33 +1,31 @@
 """A run is a folder: the configuration it was started with, its state, and what came out.
 
-Invariants: `config.json` is written before any work and never changes; every other file is replaced atomically; a
-folder is resumed only by a configuration that computes the same thing (`workers` may differ).
+The folder is a path, or a URL of any file system that fsspec knows; then `path` is a working copy on this machine, and
+every durable write goes to the URL before it counts. Invariants: `config.json` is written before any work and never
+changes; every other file is replaced atomically; a folder is resumed only by a configuration that computes the same
+thing (`workers` may differ).
 """
 
 import json
-import os
+import shutil
 import subprocess
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 from clusterucb.config import RunConfig
 from clusterucb.errors import RunFolderError
+from clusterucb.run.disk import write_atomically
+from clusterucb.run.journal import check_journal
+from clusterucb.run.remote import Remote, is_url, working_copy
+from clusterucb.run.replica import NO_REPLICA, Replica
 
 _LIBRARIES = ("clusterucb-service", "torch", "transformers", "peft", "ray", "numpy", "datasets")
 _EXECUTION_ONLY = ("workers",)
-
-
-def write_atomically(path: Path, data: bytes | str) -> None:
-    """Replace a file so that a reader or a crash sees the old bytes or the new ones, never a part."""
-    raw = data.encode("utf-8") if isinstance(data, str) else data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.writing")
-    with beside.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+_JOURNALS = ("scores.journal", "features.journal")
+_CANCEL = "state/cancel"
+_POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 
 
 def _versions() -> dict[str, str]:
@@ -64,8 +62,12 @@ def _differences(old: object, new: object, key: str = "") -> list[str]:
 class RunFolder:
     """Paths of a run and the rules of resuming it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remote: Remote | None = None) -> None:
         self.path = path
+        self.remote = remote
+        self.replica: Replica = remote or NO_REPLICA
+        self.location = str(path) if remote is None else remote.url
+        """What the user calls this run; `open` understands it, on any machine that reaches it."""
         self.config_file = path / "config.json"
         self.events_file = path / "events.jsonl"
         self.selection_file = path / "selection.jsonl"
@@ -76,20 +78,99 @@ class RunFolder:
         self.lock_file = self.state / "lock"
         self.cancel_file = self.state / "cancel"
 
+    @staticmethod
+    def open(location: str | Path) -> "RunFolder":
+        """Return the run at a path or a URL; raises RunFolderError where a URL's driver is missing."""
+        if isinstance(location, Path) or not is_url(location):
+            return RunFolder(Path(location).resolve())
+        copy = working_copy(location)
+        return RunFolder(copy, Remote(location, copy))
+
+    @property
+    def name(self) -> str:
+        """The last part of the location."""
+        return self.path.name
+
+    @property
+    def poll_s(self) -> float:
+        """How often to look for news: looking costs a request where the run lies in an object store."""
+        return _POLL_S if self.remote is None else _REMOTE_POLL_S
+
     @property
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self.config_file.is_file()
+        return self._has("config.json")
 
     @property
     def begun(self) -> bool:
         """Whether workers computed anything here; the target bank is a selection's first."""
-        return any((self.state / name).exists() for name in ("target.safetensors", "features.journal"))
+        return self._has("state/target.safetensors") or self._has("state/features.journal")
 
     @property
     def finished(self) -> bool:
         """Whether the selection is written; the summary is the last file of a run."""
-        return self.summary_file.is_file()
+        return self._has("summary.json")
+
+    def _has(self, name: str) -> bool:
+        return (self.path / name).is_file() if self.remote is None else self.remote.exists(name)
+
+    def bring(self, path: Path) -> Path:
+        """Return the path of one of the run's files, brought into the working copy where it was not there."""
+        if self.remote is not None:
+            self.remote.bring(path)
+        return path
+
+    def bring_whole_files(self) -> None:
+        """Have here what never changes any more: for reading beside a run that may be going on."""
+        if self.remote is not None:
+            self.remote.bring_whole_files()
+
+    def take_over(self) -> None:
+        """Have everything here, as it was last written: for whoever writes from now on."""
+        if self.remote is not None:
+            self.remote.bring_everything()
+
+    def request_cancel(self) -> None:
+        """Leave a request to stop, which whoever runs this run sees."""
+        if self.remote is None:
+            self.cancel_file.touch()
+        else:
+            self.remote.write(_CANCEL, b"")
+
+    def clear_cancel(self) -> None:
+        """Forget a request to stop."""
+        if self.remote is None:
+            self.cancel_file.unlink(missing_ok=True)
+        else:
+            self.remote.delete([_CANCEL])
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._has(_CANCEL)
+
+    def read_events(self, start: int) -> bytes:
+        """Return what `events.jsonl` holds from byte `start` on."""
+        if self.remote is not None:
+            return self.remote.read_grown("events.jsonl", start)
+        if not self.events_file.exists():
+            return b""
+        with self.events_file.open("rb") as file:
+            file.seek(start)
+            return file.read()
+
+    def check_journals(self) -> None:
+        """Raise RunFolderError where what was computed here is damaged other than by a crash."""
+        if self.remote is None:
+            for name in _JOURNALS:
+                check_journal(self.state / name)
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as apart:
+            for name in _JOURNALS:
+                if self.remote.exists(f"state/{name}"):
+                    self.remote.copy_grown(f"state/{name}", Path(apart) / name)
+                    check_journal(Path(apart) / name)
 
     def start(self, config: RunConfig) -> bool:
         """Claim an empty folder, or check that the run in it is this one; return True when it resumes."""
@@ -99,12 +180,16 @@ class RunFolder:
             changed = _differences(self._comparable(self.read_config()), self._comparable(config))
             if changed:
                 raise RunFolderError(
-                    f"{self.path} holds a run with other settings: {'; '.join(changed[:5])}. "
+                    f"{self.location} holds a run with other settings: {'; '.join(changed[:5])}. "
                     f"Give another folder with --out, or delete this one"
                 )
             return True
-        if self.path.exists() and any(self.path.iterdir()):
-            raise RunFolderError(f"{self.path} is not empty and holds no run: give an empty or new folder with --out")
+        if not self._empty:
+            raise RunFolderError(
+                f"{self.location} is not empty and holds no run: give an empty or new folder with --out"
+            )
+        if self.remote is not None:
+            shutil.rmtree(self.path, ignore_errors=True)  # what is left of a run that was removed at the URL
         record = {"config": config.model_dump(mode="json"), "versions": _versions(), "git_sha": _git_sha()}
         try:
             write_atomically(self.config_file, json.dumps(record, indent=1) + "\n")
@@ -112,16 +197,24 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} cannot be written ({error.strerror}): give another folder with --out"
             ) from None
+        self.replica.put(self.config_file)
         return False
+
+    @property
+    def _empty(self) -> bool:
+        if self.remote is not None:
+            return self.remote.empty
+        return not (self.path.exists() and any(self.path.iterdir()))
 
     def read_config(self) -> RunConfig:
         """Return the configuration that the run was started with."""
         if not self.exists:
-            raise RunFolderError(f"{self.path} holds no run: there is no config.json in it")
+            raise RunFolderError(f"{self.location} holds no run: there is no config.json in it")
+        self.bring(self.config_file)
         try:
             return RunConfig.model_validate(json.loads(self.config_file.read_text(encoding="utf-8"))["config"])
         except (ValueError, KeyError) as error:
-            raise RunFolderError(f"{self.config_file} is damaged or of another version: {error}") from None
+            raise RunFolderError(f"{self.location}/config.json is damaged or of another version: {error}") from None
 
     @staticmethod
     def _comparable(config: RunConfig) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from clusterucb.run.journal import Journal, Record, check_journal, read_records
+from clusterucb.errors import RunFolderError
+from clusterucb.run.disk import write_all, writing
+from clusterucb.run.journal import Journal, Record, read_records
+from clusterucb.run.replica import NO_REPLICA, Replica
 from clusterucb.types import Failure, FloatArray, HalfArray, IntArray, Scores
 
 
@@ -26,11 +29,6 @@ class Scored:
     scores: Scores
     first_sketch: int
     """Row of the first sample's sketch in the sketch file; -1 where none were taken."""
-
-
-def check_scores(folder: Path) -> None:
-    """Raise RunFolderError where what a run folder holds is damaged."""
-    check_journal(folder / "scores.journal")
 
 
 class ScoreArchive:
@@ -62,6 +60,12 @@ class ScoreArchive:
             return
         stored = np.memmap(self._sketch_path, dtype=np.float16, mode="r")
         stored = stored[: len(stored) // self._sketch_dim * self._sketch_dim].reshape(-1, self._sketch_dim)
+        rows = max(entry.first_sketch + len(entry.scores.samples_B) for entry in self._entries)
+        if len(stored) < rows:
+            raise RunFolderError(
+                f"{self._sketch_path} has {len(stored)} sketches where the journal beside it names {rows}: restore it "
+                f"from a backup, or delete both to compute everything again"
+            )
         for entry in self._entries:
             if entry.first_sketch >= 0:
                 samples_B = entry.scores.samples_B
@@ -78,10 +82,12 @@ class ScoreArchive:
 class ScoreLog(ScoreArchive):
     """The archive of the run that is being written."""
 
-    def __init__(self, folder: Path) -> None:
-        self._journal = Journal(folder / "scores.journal")  # repairs a torn tail before the archive reads it
+    def __init__(self, folder: Path, replica: Replica = NO_REPLICA) -> None:
+        self._journal = Journal(folder / "scores.journal", replica)  # repairs a bad end before the archive reads it
         super().__init__(folder)
-        self._sketches = self._sketch_path.open("ab", buffering=0)
+        self._replica = replica
+        with writing(self._sketch_path):
+            self._sketches = self._sketch_path.open("ab", buffering=0)
 
     def append(self, stage: str, scored: Sequence[tuple[int, Scores]]) -> None:
         """Write (round, scores) of some micro-batches of a stage: all sketches, then all records.
@@ -112,11 +118,12 @@ class ScoreLog(ScoreArchive):
             return -1
         row_bytes = blocks[0].shape[1] * blocks[0].itemsize
         first = -(-os.fstat(self._sketches.fileno()).st_size // row_bytes)
-        self._sketches.truncate(first * row_bytes)  # fills up a row torn by a crash; no record points at it
-        data = memoryview(np.concatenate(blocks).tobytes())
-        while data:
-            data = data[self._sketches.write(data) :]
-        os.fsync(self._sketches.fileno())
+        data = np.concatenate(blocks).tobytes()
+        with writing(self._sketch_path):
+            self._sketches.truncate(first * row_bytes)  # fills up a row torn by a crash; no record points at it
+            write_all(self._sketches.fileno(), data)
+            os.fsync(self._sketches.fileno())
+        self._replica.append(self._sketch_path, first * row_bytes, data)
         return first
 
 

@@ -13,16 +13,18 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.gradients.targets import TargetBank, TargetPart, combine
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.costs import cost_of, save_cost
+from clusterucb.run.disk import writing
 from clusterucb.run.events import Emit, Note, StageFinished, StageStarted
 from clusterucb.run.preparation import target_subtasks
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.stages import Answers, FixedStage, progress
 from clusterucb.run.tasks import Stage, TargetTask, Task
 from clusterucb.types import IntArray
 
 
-def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit) -> Iterator[Stage]:
+def target_stage(target: TokenStore, batch_tokens: int, folder: RunFolder, emit: Emit) -> Iterator[Stage]:
     """Yield the stage that makes `target.safetensors`, unless it is there."""
-    path = state / "target.safetensors"
+    path = folder.state / "target.safetensors"
     if path.exists():
         return
     usable = np.flatnonzero(target.usable_N)
@@ -43,8 +45,11 @@ def target_stage(target: TokenStore, batch_tokens: int, state: Path, emit: Emit)
     ordered = [parts[index] for index in range(len(plan))]
     for failure in (failure for part in ordered for failure in part.failures):
         emit(Note(text=f"target: excluded {target.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip()))
-    combine(tuple(target_subtasks(target)), ordered).save(path)
-    save_cost(state, cost_of("target", target, usable, backward=True, seconds=sum(part.seconds for part in ordered)))
+    bank = combine(tuple(target_subtasks(target)), ordered)
+    save_cost(folder, cost_of("target", target, usable, backward=True, seconds=sum(part.seconds for part in ordered)))
+    with writing(path):
+        bank.save(path)
+    folder.replica.put(path)
     emit(StageFinished(stage="target"))
 
 
