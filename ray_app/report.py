@@ -52,7 +52,7 @@ def _top_rows(folder: RunFolder, width: int) -> Table:
     table.add_column("influence", justify="right")
     table.add_column("id", no_wrap=True)
     table.add_column("starts with", no_wrap=True)
-    with folder.selection_file.open(encoding="utf-8") as file:
+    with folder.bring(folder.selection_file).open(encoding="utf-8") as file:
         for line in islice(file, _ROWS):
             row = json.loads(line)
             found = row["clusterucb"]
@@ -89,5 +89,5 @@ def _sentences(summary: Summary, folder: RunFolder) -> str:
     if summary.workers:
         peaks = ", ".join(f"{worker.peak_host_gib:.2f} GiB" for worker in summary.workers)
         lines.append(f"peak memory of the workers: {peaks}")
-    lines.append(f"everything is in {folder.path}")
+    lines.append(f"everything is in {folder.location}")
     return "\n".join(lines)

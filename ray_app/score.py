@@ -55,9 +55,9 @@ def score(config: RunConfig, rows: Path, folder: RunFolder, address: str, view: 
 
 def scored_rows(folder: RunFolder) -> Iterator[ScoredRow]:
     """Yield the rows of a finished folder, the most influential first."""
-    table = pq.read_table(folder.scores_file, columns=["id", "loss"])
+    table = pq.read_table(folder.bring(folder.scores_file), columns=["id", "loss"])
     loss = dict(zip(table["id"].to_pylist(), table["loss"].to_pylist(), strict=True))
-    with folder.selection_file.open(encoding="utf-8") as file:
+    with folder.bring(folder.selection_file).open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             found = row["clusterucb"]
@@ -87,5 +87,5 @@ def print_scores(summary: Summary, folder: RunFolder, console: Console) -> None:
     console.print(table)
     lines = [f"scored {summary.scored} of {summary.pool} rows"]
     lines += [f"{count} left out: {reason}" for reason, count in summary.excluded.items()]
-    lines.append(f"everything is in {folder.path}")
+    lines.append(f"everything is in {folder.location}")
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

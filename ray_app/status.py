@@ -1,7 +1,6 @@
 """What a run folder says of its run, without reaching the cluster: status, following, asking to stop."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -21,8 +20,6 @@ from clusterucb.run.events import (
 )
 from clusterucb.run.run_folder import RunFolder
 from ray_app.views import View
-
-_POLL_S = 0.5
 
 
 class StageStatus(BaseModel):
@@ -45,21 +42,27 @@ class Status(BaseModel):
     error: str | None
 
 
-def _events(folder: RunFolder) -> Iterator[Event]:
-    if not folder.exists:
-        raise RunFolderError(f"{folder.path} holds no run: there is no config.json in it")
-    if not folder.events_file.exists():
-        return
-    with folder.events_file.open(encoding="utf-8") as file:
-        yield from (parse_event(line) for line in file if line.endswith("\n"))
+class _Reader:
+    """Reads the events of a run, new ones at every call; a line that is being written waits for the next call."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        if not folder.exists:
+            raise RunFolderError(f"{folder.location} holds no run: there is no config.json in it")
+        self._folder = folder
+        self._read = 0
+
+    def __call__(self) -> list[Event]:
+        whole, newline, _ = self._folder.read_events(self._read).rpartition(b"\n")
+        self._read += len(whole) + len(newline)
+        return [parse_event(line.decode()) for line in whole.splitlines()]
 
 
-def read_status(run: Path) -> Status:
+def read_status(run: str | Path) -> Status:
     """Derive the status from the events."""
-    folder = RunFolder(run.resolve())
+    folder = RunFolder.open(run)
     state, workers, error, last = "prepared", 0, None, None
     stages: dict[str, StageStatus] = {}
-    for event in _events(folder):
+    for event in _Reader(folder)():
         last = event.time
         match event:
             case Started():
@@ -77,7 +80,7 @@ def read_status(run: Path) -> Status:
             case _:
                 pass
     return Status(
-        run=folder.path.name,
+        run=folder.name,
         state="finished" if folder.finished else state,
         workers=workers,
         stages=list(stages.values()),
@@ -98,28 +101,24 @@ def print_status(status: Status, console: Console) -> None:
         console.print(f"  {status.error}", style="red", highlight=False, markup=False)
 
 
-def follow(run: Path, view: View) -> None:
+def follow(run: str | Path, view: View) -> None:
     """Show the events of a run, those already there first, until it ends."""
-    folder = RunFolder(run.resolve())
-    if not folder.exists:
-        raise RunFolderError(f"{folder.path} holds no run: there is no config.json in it")
-    seen = 0
+    folder = RunFolder.open(run)
+    news, last = _Reader(folder), None
     with view:
         while True:
-            events = list(_events(folder))
-            for event in events[seen:]:
-                view(event)
-            seen = len(events)
-            if events and isinstance(events[-1], Finished | Cancelled | Failed):
+            for last in news():
+                view(last)
+            if isinstance(last, Finished | Cancelled | Failed):
                 return
-            time.sleep(_POLL_S)
+            time.sleep(folder.poll_s)
 
 
-def request_cancel(run: Path) -> None:
+def request_cancel(run: str | Path) -> None:
     """Leave a request in the folder that the coordinator sees; it needs no access to the cluster."""
-    folder = RunFolder(run.resolve())
+    folder = RunFolder.open(run)
     if not folder.exists:
-        raise RunFolderError(f"{folder.path} holds no run: there is no config.json in it")
+        raise RunFolderError(f"{folder.location} holds no run: there is no config.json in it")
     if folder.finished:
-        raise RunFolderError(f"{folder.path} is finished: there is nothing to stop")
-    folder.cancel_file.touch()
+        raise RunFolderError(f"{folder.location} is finished: there is nothing to stop")
+    folder.request_cancel()
