@@ -6,7 +6,9 @@ imported, so `choose_address` comes before anything that imports Ray; this modul
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,6 +45,7 @@ def connected(address: str) -> Iterator[None]:
         yield
         return
     _probe(address)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         if address == LOCAL:
             ray.init(
@@ -65,6 +68,8 @@ def connected(address: str) -> Iterator[None]:
         raise ResourceError(
             f"--address {address} is no address ({' '.join(str(error).split())[:200]}): give local, auto or host:port"
         ) from None
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end this process before the run is told to stop
     try:
         yield
     finally:
