@@ -38,6 +38,8 @@ from clusterucb.run.events import (
 
 Mode = Literal["bar", "json", "quiet"]
 
+_LINE_S = 10.0
+
 
 class View(Protocol):
     """Receives events between enter and exit."""
@@ -81,7 +83,10 @@ class LineView:
 
 
 class BarView:
-    """One progress bar with rate, remaining time and best influence; notes above it."""
+    """One progress bar with rate, remaining time and best influence; notes above it.
+
+    Where no terminal is (the log of a job, a file) a line now and then stands for the bar.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -94,12 +99,14 @@ class BarView:
             TimeRemainingColumn(),
             TextColumn("{task.fields[best]}"),
             console=console,
+            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
         self._began = 0.0
         self._samples = 0
         self._best = float("-inf")
         self._failed = 0
+        self._spoke = 0.0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -116,6 +123,7 @@ class BarView:
         if self._task is None or self._progress.tasks[-1].description != f"read {what}":
             self._task = self._progress.add_task(f"read {what}", total=None, rate="", best="")
         self._progress.update(self._task, completed=rows)
+        self._speak(f"read {what}", "rows")
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
@@ -150,6 +158,8 @@ class BarView:
             case StageFinished() if self._task is not None:
                 done = self._progress.tasks[self._task].completed
                 self._progress.update(self._task, total=done)
+                self._spoke = 0.0
+                self._speak(event.stage, "samples, done")
             case Cancelled() | Failed():
                 self._console.print(event.event, style="red")
             case _:
@@ -163,10 +173,20 @@ class BarView:
         best = "" if self._best == float("-inf") else f"best {self._best:.3f}"
         failed = f" {self._failed} failed" if self._failed else ""
         self._progress.update(task, advance=event.samples, rate=f"{rate:.1f}/s", best=best + failed)
+        self._speak(event.stage, f"samples, {rate:.1f}/s {best}{failed}".rstrip())
+
+    def _speak(self, what: str, how: str) -> None:
+        """Say in a line how far the newest task is, at most every `_LINE_S` seconds, where no bar shows it."""
+        if self._console.is_terminal or time.monotonic() - self._spoke < _LINE_S:
+            return
+        self._spoke = time.monotonic()
+        task = self._progress.tasks[-1]
+        total = "" if task.total is None else f" of {task.total:.0f}"
+        self._console.print(f"{what}: {task.completed:.0f}{total} {how}", highlight=False, markup=False)
 
 
 def view_of(mode: Mode) -> View:
     """Return the view for a mode; bars go to standard error, JSON to standard output."""
     if mode == "bar":
-        return BarView(Console(stderr=True))
+        return BarView(Console(stderr=True, soft_wrap=True))
     return LineView(None if mode == "quiet" else lambda line: print(line, file=sys.stdout, flush=True))
