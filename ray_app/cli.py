@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 a defect of this program, 2 a mistake that the user can mend, 130 stopped.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,8 +24,10 @@ app = typer.Typer(
 )
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file; see cluster_configs/runs for examples.")]
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
-Out = Annotated[Path | None, typer.Option(help="Run folder; runs/<name of CONFIG> where it is left out.")]
+Folder = Annotated[str, typer.Argument(metavar="RUN", help="A run folder: a path, or a URL such as s3://bucket/run.")]
+Out = Annotated[
+    str | None, typer.Option(help="Run folder, a path or a URL; runs/<name of CONFIG> where it is left out.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. search.budget=0.1")
 ]
@@ -42,7 +45,7 @@ def select(
     """Select a subset; run again to resume."""
     from clusterucb.settings import load_config
 
-    _select(load_config(config, set_ or ()), out or Path("runs") / config.stem, address, quiet, json)
+    _select(load_config(config, set_ or ()), out or f"runs/{config.stem}", address, quiet, json)
 
 
 @app.command()
@@ -51,11 +54,11 @@ def resume(run: Folder, set_: Set = None, address: Address = None, quiet: Quiet 
     from clusterucb.run.run_folder import RunFolder
     from clusterucb.settings import build_config
 
-    stored = RunFolder(run).read_config().model_dump(mode="json")
+    stored = RunFolder.open(run).read_config().model_dump(mode="json")
     _select(build_config(stored, set_ or ()), run, address, quiet, json)
 
 
-def _select(config: "RunConfig", out: Path, address: str | None, quiet: bool, json: bool) -> None:
+def _select(config: "RunConfig", out: str, address: str | None, quiet: bool, json: bool) -> None:
     from ray_app.cluster import choose_address
 
     where = choose_address(address)  # before Ray is imported
@@ -66,12 +69,58 @@ def _select(config: "RunConfig", out: Path, address: str | None, quiet: bool, js
     from ray_app.views import view_of
 
     quieten_libraries()
-    folder = RunFolder(out.resolve())
+    folder = RunFolder.open(out)
     summary = run_selection(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
     if json:
         print(summary.model_dump_json())
     else:
         print_summary(summary, folder, Console())
+
+
+@app.command()
+def submit(
+    config: Config,
+    out: Annotated[str, typer.Option(help="Run folder: a path on storage that all nodes share, or a URL.")],
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The cluster's dashboard. Default: RAY_API_SERVER_ADDRESS if set, else http://127.0.0.1:8265."
+        ),
+    ] = None,
+    run_id: Annotated[str | None, typer.Option(help="Names the run and its job. Default: the name of --out.")] = None,
+    set_: Set = None,
+    working_dir: Annotated[
+        Path, typer.Option(help="The folder that is sent and in which the job runs; CONFIG lies in it.")
+    ] = Path(),
+    runtime_env: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Ray's runtime environment. Default: cluster_configs/runtime_env.yaml in the working directory.",
+        ),
+    ] = None,
+    entrypoint_num_cpus: Annotated[
+        float | None, typer.Option(help="CPUs for the driver, which then runs on any node instead of the head.")
+    ] = None,
+    entrypoint_num_gpus: Annotated[float | None, typer.Option(help="GPUs for the driver; it needs none.")] = None,
+    entrypoint_memory_gib: Annotated[float | None, typer.Option(help="Memory for the driver.")] = None,
+    entrypoint_resource: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=AMOUNT", help="A custom resource for the driver.")
+    ] = None,
+    follow: Annotated[bool, typer.Option(help="Show the job's log until it ends, and exit as it does.")] = True,
+) -> None:
+    """Have a cluster run a selection as a Ray Job; the same command again follows it, and resumes it once it has ended.
+
+    CONFIG is checked here, before anything is sent; its paths are paths on the cluster. Ctrl-C stops following, not
+    the job: `clusterucb cancel RUN_ID --address URL` does that.
+    """
+    from ray_app.submit import Submission, room_of, run
+
+    room = room_of(entrypoint_num_cpus, entrypoint_num_gpus, entrypoint_memory_gib, tuple(entrypoint_resource or ()))
+    name = run_id if run_id is not None else out.rstrip("/").rpartition("/")[2]
+    asked = Submission(config, tuple(set_ or ()), out, name, working_dir, runtime_env, room)
+    if code := run(asked, address, follow):
+        raise typer.Exit(code)
 
 
 @app.command()
@@ -158,7 +207,7 @@ def compare(
 def score(
     config: Config,
     rows: Annotated[Path, typer.Argument(metavar="ROWS", help="The rows to score: as `pool.path` of a configuration.")],
-    out: Annotated[Path | None, typer.Option(help="Folder; runs/score-<name of ROWS> where it is left out.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder; runs/score-<name of ROWS> where it is left out.")] = None,
     set_: Set = None,
     address: Address = None,
     quiet: Quiet = False,
@@ -177,7 +226,7 @@ def score(
     from ray_app.views import view_of
 
     quieten_libraries()
-    folder = RunFolder((out or Path("runs") / f"score-{rows.stem}").resolve())
+    folder = RunFolder.open(out or f"runs/score-{rows.stem}")
     summary = score_rows(loaded, rows, folder, where, view_of("quiet" if quiet or json else "bar"))
     if json:
         for row in scored_rows(folder):
@@ -208,8 +257,16 @@ def watch(run: Folder, json: Json = False) -> None:
 
 
 @app.command()
-def cancel(run: Folder) -> None:
-    """Stop a run; what was scored is kept and `resume` goes on."""
+def cancel(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder; with --address the id of a submitted run.")],
+    address: Annotated[str | None, typer.Option(help="Stop the run's job, through this dashboard.")] = None,
+) -> None:
+    """Stop a run; what was scored is kept and `resume`, or submitting again, goes on."""
+    if address is not None:
+        from ray_app.submit import cancel as cancel_job
+
+        Console().print(f"stopped job {cancel_job(Path(run).name, address)}: submitting the run again goes on")
+        return
     from ray_app.status import request_cancel
 
     request_cancel(run)
@@ -224,5 +281,6 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(130)
+        print(stopped, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(130)  # all is closed; taking torch down politely outlasts the three seconds that a job stop grants
