@@ -6,31 +6,30 @@ run is over and nobody watches, it ends itself.
 """
 
 import asyncio
-import fcntl
 import time
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import ray
 
 from actors.lanes import Dispatcher
+from actors.logs import name_run
 from actors.pool import WorkerPool, living_nodes
-from actors.reporter import Reporter
+from actors.report import Notices, Report
 from actors.resources import check_room, worker_count, worker_size
 from clusterucb.config import Workers
-from clusterucb.errors import ClusterUCBError, RunFolderError
+from clusterucb.errors import ClusterUCBError
 from clusterucb.run.events import Cancelled, EventLog, Failed, Note, Started
 from clusterucb.run.feature_run import FeatureRun
+from clusterucb.run.lease import Lease
 from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.run_folder import RunFolder
 
 Work = Literal["selection", "features"]
 """What is done in a run folder: a whole selection, or the features of its pool alone."""
 
-_LOCK_WAIT_S = 15.0
-_STOP_POLL_S = 0.5
+_LEASE_S = 30.0
 _UNWATCHED_S = 20.0
 
 
@@ -46,7 +45,8 @@ class Coordinator:
     """Does the work of one run folder."""
 
     def __init__(self, folder: str, workers: Workers, work: Work = "selection") -> None:
-        self._folder = RunFolder(Path(folder))
+        self._folder = RunFolder.open(folder)
+        name_run(self._folder.name)
         self._config = self._folder.read_config().model_copy(update={"workers": workers})
         self._run_type = SelectionRun if work == "selection" else FeatureRun
         self._task: asyncio.Task[Outcome] | None = None
@@ -74,43 +74,60 @@ class Coordinator:
 
     async def _run(self) -> Outcome:
         try:
-            with await asyncio.to_thread(_Claim, self._folder):
-                return await self._run_claimed()
+            lease = await asyncio.to_thread(Lease.acquire, self._folder, "coordinator", _LEASE_S)
+            try:
+                return await self._run_alone(lease)
+            finally:
+                if lease.held:
+                    lease.release()
         except ClusterUCBError as error:
             return Outcome("failed", str(error))
 
-    async def _run_claimed(self) -> Outcome:
+    async def _run_alone(self, lease: Lease) -> Outcome:
+        await asyncio.to_thread(self._folder.take_over)
         if not self._restarted:  # a request to stop that a crashed coordinator did not see still holds
-            self._folder.cancel_file.unlink(missing_ok=True)
-        events = self._events = EventLog(self._folder.events_file, time.time)
+            self._folder.clear_cancel()
+        events = self._events = EventLog(self._folder.events_file, time.time, self._folder.replica)
+        report = Report(self._folder.name, events)
         try:
-            outcome = await self._select(events)
+            outcome = await self._select(lease, report)
             if outcome.status == "cancelled":
-                events(Cancelled())
+                report(Cancelled())
             return outcome
         except Exception as error:  # the edge of the process: recorded, then raised again or turned into an outcome
-            events(Failed(error=str(error)))
+            report(Failed(error=str(error)))
             if isinstance(error, ClusterUCBError):
                 return Outcome("failed", str(error))
             raise
         finally:
             events.close()
 
-    async def _select(self, events: EventLog) -> Outcome:
+    async def _select(self, lease: Lease, report: Report) -> Outcome:
         wanted, nodes = self._config.workers, living_nodes()
         size = worker_size(wanted, nodes)
         if not self._restarted:  # what fitted once is waited for
             check_room(wanted, size, nodes)
         resumed = (self._folder.state / "target.safetensors").exists()
         workers = worker_count(wanted, size, nodes)
-        events(Started(run=self._folder.path.name, resumed=resumed, workers=workers))
-        reporter = Reporter(events, size)
-        dispatcher = Dispatcher(wanted.in_flight, wanted.attempts, reporter)
-        pool = WorkerPool(self._config, size, dispatcher, reporter)
-        return await _first_to_end(self._work(pool, dispatcher, events), self._asked_to_stop(), _forever(pool.run()))
+        report(Started(run=self._folder.name, resumed=resumed, workers=workers))
+        notices = Notices(report, size)
 
-    async def _work(self, pool: WorkerPool, dispatcher: Dispatcher, events: EventLog) -> Outcome:
-        run = self._run_type(self._config, self._folder, events)
+        def still_ours() -> None:
+            if not lease.held:
+                lease.renew()  # raises where another process has the run
+
+        dispatcher = Dispatcher(wanted.in_flight, wanted.attempts, notices, still_ours)
+        pool = WorkerPool(self._config, size, dispatcher, notices)
+        return await _first_to_end(
+            self._work(pool, dispatcher, report),
+            self._asked_to_stop(),
+            self._deserted(report),
+            _forever(pool.run()),
+            _forever(_keep(lease)),
+        )
+
+    async def _work(self, pool: WorkerPool, dispatcher: Dispatcher, report: Report) -> Outcome:
+        run = self._run_type(self._config, self._folder, report)
         try:
             stages = run.stages()
             await pool.ready.wait()
@@ -126,16 +143,16 @@ class Coordinator:
     async def _asked_to_stop(self) -> Outcome:
         """Wait for a request to stop, which may come from any process that reaches the folder."""
         while True:
-            if self._folder.cancel_file.exists():
+            if await asyncio.to_thread(lambda: self._folder.cancel_requested):
                 return Outcome("cancelled")
-            await asyncio.sleep(_STOP_POLL_S)
+            await asyncio.sleep(self._folder.poll_s)
 
-    async def _deserted(self, events: EventLog) -> Outcome:
+    async def _deserted(self, report: Report) -> Outcome:
         """Stop where the driver is gone and the configuration says so."""
         await self._unwatched()
         if self._config.workers.on_driver_death == "continue":
             await asyncio.Event().wait()
-        events(Note(text="nobody watches this run any more: it stops, as workers.on_driver_death says"))
+        report(Note(text="nobody watches this run any more: it stops, as workers.on_driver_death says"))
         return Outcome("cancelled")
 
     async def _leave(self) -> None:
@@ -164,35 +181,17 @@ async def _first_to_end(*works: Coroutine[Any, Any, Outcome]) -> Outcome:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _keep(lease: Lease) -> None:
+    """Renew the lease for as long as the run goes on; raises RunFolderError where another process has taken it."""
+    while True:
+        await asyncio.sleep(_LEASE_S / 3)
+        await asyncio.to_thread(lease.renew)
+
+
 async def _forever(work: Awaitable[None]) -> Outcome:
     """Do what ends only by failing."""
     await work
     raise AssertionError("what was to go on for ever ended")
-
-
-class _Claim:
-    """An exclusive lock on the run folder; the system drops it when the process ends, however it ends."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._file = folder.lock_file.open("w")
-        deadline = time.monotonic() + _LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RunFolderError(
-                        f"another process is running in {folder.path}: watch it with `clusterucb watch`, stop it with "
-                        f"`clusterucb cancel`, or give another folder with --out"
-                    ) from None
-                time.sleep(0.2)
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
 
 
 CoordinatorActor = ray.remote(Coordinator)

@@ -7,7 +7,7 @@ many workers is examined alone, so that blame is exact. The stage is only ever t
 
 import asyncio
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -91,10 +91,19 @@ class _Bell:
 class Dispatcher:
     """Drains stages over whichever workers there are at the time."""
 
-    def __init__(self, in_flight: int, attempts: int, notices: Notices, idle_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        in_flight: int,
+        attempts: int,
+        notices: Notices,
+        before_telling: Callable[[], None] = lambda: None,
+        idle_s: float = 30.0,
+    ) -> None:
+        """`before_telling` is called, in a thread, before answers are counted, and raises where they must not be."""
         self.in_flight = in_flight
         self.attempts = attempts
         self.notices = notices
+        self.before_telling = before_telling
         self.idle_s = idle_s
         self.bell = _Bell()
         self._lanes: list[_Lane] = []
@@ -190,7 +199,7 @@ class _Drain:
         for outcome in outcomes:
             del self._running[outcome.job]
         if answers:
-            await _whole(asyncio.to_thread(self._stage.tell_many, answers))
+            await _whole(asyncio.to_thread(self._tell, answers))
         for outcome in outcomes:
             if isinstance(outcome.result, WorkerLost):
                 self._after_loss(outcome.job, outcome.result)
@@ -198,6 +207,10 @@ class _Drain:
             if (error := task.exception()) is not None:
                 raise error
         return True
+
+    def _tell(self, answers: Sequence[tuple[Job, Answer]]) -> None:
+        self._dispatcher.before_telling()
+        self._stage.tell_many(answers)
 
     def _after_loss(self, job: Job, lost: WorkerLost) -> None:
         """Let the job wait again, or examine it where it may be the cause; a dead machine is no job's doing."""

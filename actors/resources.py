@@ -48,13 +48,16 @@ def worker_count(wanted: Workers, size: WorkerSize, nodes: Nodes) -> int:
 
 
 def check_room(wanted: Workers, size: WorkerSize, nodes: Nodes) -> None:
-    """Raise ResourceError where the cluster, were it idle, has no room for what is asked."""
+    """Raise ResourceError where the cluster, were it idle, has no room for what is asked, unless it may come later."""
+    if wanted.room == "later":
+        return
     room = _room(size, nodes)
     asked = 1 if wanted.count == "auto" else wanted.count
     if asked > room:
         raise ResourceError(
             f"{asked} workers of {size} each do not fit: the cluster has room for {room} ({describe(nodes)}). "
-            f"Lower workers.count, workers.num_cpus, workers.num_gpus or workers.memory_gib"
+            f"Lower workers.count, workers.num_cpus, workers.num_gpus or workers.memory_gib, or wait for nodes with "
+            f"workers.room=later"
         )
 
 

@@ -53,13 +53,13 @@ def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: 
 
 def read_summary(folder: RunFolder) -> Summary:
     """Return the summary of a finished run."""
-    return Summary.model_validate_json(folder.summary_file.read_text(encoding="utf-8"))
+    return Summary.model_validate_json(folder.bring(folder.summary_file).read_text(encoding="utf-8"))
 
 
 def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Event, work: Work) -> None:
     here = ray.get_runtime_context().get_node_id()
     coordinator = CoordinatorActor.options(
-        name=coordinator_name(folder.path),
+        name=coordinator_name(folder),
         namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
@@ -67,7 +67,7 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
         num_cpus=0,
         # The run folder is on this node, or on storage that all share.
         scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
-    ).remote(str(folder.path), config.workers, work)
+    ).remote(folder.location, config.workers, work)
     try:
         outcome = _join(coordinator, folder, view, stop)
     except Exception:
@@ -77,18 +77,19 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
     if outcome.status == "failed":
         raise ClusterUCBError(outcome.error)
     if outcome.status == "cancelled":
-        raise Stopped(f"stopped; everything scored is kept: `clusterucb resume {folder.path}` goes on")
+        raise Stopped(f"stopped; everything scored is kept: `clusterucb resume {folder.location}` goes on")
 
 
 def _join(coordinator: ActorProxy[Coordinator], folder: RunFolder, view: View, stop: threading.Event) -> Outcome:
     """Have the coordinator run and show its events until it ends; join again where Ray started it again."""
-    barren = 0
+    barren, asked = 0, False
     while barren < _BARREN_STARTS:
         running, seen = coordinator.run.remote(), 0
         try:
             while True:
-                if stop.is_set():
-                    folder.cancel_file.touch()
+                if stop.is_set() and not asked:
+                    folder.request_cancel()
+                    asked = True
                 ready, _ = ray.wait([running], timeout=_POLL_S)
                 lines = ray.get(coordinator.events.remote(seen))
                 seen += len(lines)
@@ -111,7 +112,7 @@ def _join(coordinator: ActorProxy[Coordinator], folder: RunFolder, view: View, s
 def _dismiss(folder: RunFolder) -> None:
     """End the coordinator, which nothing else would; its folder is what lasts."""
     with contextlib.suppress(ValueError):  # it is gone already
-        ray.kill(ray.get_actor(coordinator_name(folder.path), namespace=NAMESPACE))
+        ray.kill(ray.get_actor(coordinator_name(folder), namespace=NAMESPACE))
 
 
 @contextlib.contextmanager

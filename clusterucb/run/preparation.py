@@ -4,7 +4,9 @@ Invariant: a new run folder exists afterwards only if the run can start; bad inp
 """
 
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +22,11 @@ from clusterucb.features.embedding import check_encoder
 from clusterucb.features.hidden import check_block
 from clusterucb.run.brought_features import bring_features
 from clusterucb.run.disk import writing
+from clusterucb.run.lease import Lease
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.types import IntArray
+
+_LEASE_S = 30.0
 
 Progress = Callable[[str, int], None]
 """Called with what is being read ("pool", "target") and the rows read so far."""
@@ -72,7 +77,8 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
         _check_features(config.features, shape.num_layers)
     claim = Claim(config, folder)
     try:
-        prepared = _tokenise_both(config, folder, progress, claim)
+        with _alone(folder, progress) as watched:
+            prepared = _tokenise_both(config, folder, watched, claim)
         check_sizes(config, prepared.pool, prepared.target)
         _check_positions(config, shape.max_positions, prepared)
         if _clustered(config):
@@ -83,6 +89,26 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
     except BaseException:
         claim.withdraw()
         raise
+
+
+@contextmanager
+def _alone(folder: RunFolder, progress: Progress) -> Generator[Progress]:
+    """Let one process at a time write tokens; it keeps its right as it makes progress. Whole ones are only read."""
+    if all((folder.state / name / "meta.json").exists() for name in ("pool", "target")):
+        yield progress
+        return
+    lease = Lease.acquire(folder, "preparation", _LEASE_S)
+    renewed = time.monotonic()
+
+    def watched(what: str, rows: int) -> None:
+        nonlocal renewed
+        progress(what, rows)
+        if time.monotonic() - renewed > _LEASE_S / 3:
+            lease.renew()
+            renewed = time.monotonic()
+
+    yield watched
+    lease.release()
 
 
 def _clustered(config: RunConfig) -> bool:

@@ -62,3 +62,9 @@ def test_the_ranks_of_a_gang_may_lie_on_several_nodes():
 def test_what_never_fits_is_refused_with_what_there_is(wanted: Workers):
     with pytest.raises(ResourceError, match=r"node 0: 2 CPU, 0 GPU, 8\.0 GiB"):
         check_room(wanted, worker_size(wanted, LAPTOP), LAPTOP)
+
+
+def test_room_may_come_later():
+    wanted = Workers(count=16, room="later")
+    check_room(wanted, worker_size(wanted, LAPTOP), LAPTOP)
+    assert count(wanted, LAPTOP) == 16
