@@ -8,6 +8,8 @@ finite, and none was made up: a tensor that the files lack is an error. No code 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import json
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -16,7 +18,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ from clusterucb.checkpoint.checkpoint_files import (
     local_or_hub,
     tensor_shapes,
 )
+from clusterucb.checkpoint.gathering import GatheredWeights
 from clusterucb.checkpoint.layers import find_layers
 from clusterucb.checkpoint.lora import add_fresh_lora, add_trained_lora
 from clusterucb.checkpoint.moments import check_moments, load_moments
@@ -37,6 +39,9 @@ from clusterucb.config import Gradients, Model
 from clusterucb.errors import ModelError
 
 Modules = Literal["lora"] | tuple[str, ...]
+
+Sharding = Callable[[torch.dtype], AbstractContextManager[None]]
+"""Opens the context in which base weights of this type are loaded in shares, one a rank."""
 
 _BAD_INPUT = (OSError, ValueError, KeyError, TypeError, ImportError, StrictDataclassError)
 _FINITE_BLOCK = 1 << 24
@@ -48,6 +53,8 @@ class LoadedModel:
 
     model: PreTrainedModel | PeftModel
     notes: tuple[str, ...]
+    shared: GatheredWeights | None = None
+    """Brings the base weights together where this process holds a share of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +95,30 @@ def load_tokenizer(config: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(config: Model, device: torch.device, seed: int, modules: Modules) -> LoadedModel:
+def load_model(
+    config: Model, device: torch.device, seed: int, modules: Modules, sharding: Sharding | None = None
+) -> LoadedModel:
     """Load base model and adapter onto `device`; `seed` settles a fresh adapter's weights.
 
-    With regular expressions as `modules` (gradients of base layers) a fresh adapter is left out.
+    With regular expressions as `modules` (gradients of base layers) a fresh adapter is left out. With `sharding` this
+    process holds its share of the base weights; the adapter is whole everywhere.
     Raises ModelError for whatever is missing, broken, not finite or does not belong together.
     """
     _checked_skeleton(config, modules)
     base = local_or_hub(config.base, "model.base")
+    dtype = weight_dtype(config, device)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            base,
-            revision=config.revision,
-            dtype=weight_dtype(config, device),
-            attn_implementation=config.attention,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **({"device_map": {"": device}} if device.type != "cpu" else {}),
-        )
+        with nullcontext() if sharding is None else sharding(dtype):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                base,
+                revision=config.revision,
+                dtype=dtype,
+                attn_implementation=config.attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **({"device_map": {"": device}} if device.type != "cpu" and sharding is None else {}),
+            )
     except (*_BAD_INPUT, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model.base {config.base} does not load: {first_line(error)}") from error
     model, report = cast(tuple[PreTrainedModel, dict[str, set[str]]], loaded)
@@ -118,7 +130,7 @@ def load_model(config: Model, device: torch.device, seed: int, modules: Modules)
         )
     adapted, notes = _with_adapter(model, config, seed, modules)
     adapted.eval().requires_grad_(False)
-    _check_finite(adapted)
+    check_finite(adapted.named_parameters())
     return LoadedModel(adapted, notes)
 
 
@@ -237,11 +249,12 @@ def _with_adapter(
     return model, ()
 
 
-def _check_finite(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if not parameter.is_floating_point():
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise ModelError where a weight has values that are not finite."""
+    for name, weight in weights:
+        if not weight.is_floating_point():
             continue
-        for block in parameter.detach().flatten().split(_FINITE_BLOCK):
+        for block in weight.detach().flatten().split(_FINITE_BLOCK):
             if not bool(torch.isfinite(block).all()):
                 raise ModelError(
                     f"{canonical_name(name)} has NaN or infinite weights: the checkpoint is broken, give an earlier one"

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from clusterucb.config import HiddenFeatures
 from clusterucb.errors import ConfigError, ModelError
 from clusterucb.features.pooling import pool, unit_rows
-from clusterucb.gradients.memory_limit import MemoryLimit
+from clusterucb.gradients.memory_limit import MemoryLimit, Passes
 from clusterucb.types import Hidden, TokenBatch
 
 
@@ -38,7 +38,9 @@ class HiddenFeaturiser:
     an index are a block's own output. Raises ConfigError for a block that the model lacks.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel, config: HiddenFeatures) -> None:
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, config: HiddenFeatures, passes: Passes | None = None
+    ) -> None:
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         assert isinstance(base, PreTrainedModel)
         self._trunk = _trunk(base)
@@ -46,7 +48,7 @@ class HiddenFeaturiser:
         self._device = base.device
         self._weighted = config.pooling == "weighted"
         self._last_block = None if config.layer == "final" else _block(find_blocks(base), config.layer)
-        self._memory = MemoryLimit()
+        self._memory = MemoryLimit(passes)
 
     @torch.inference_mode()
     def features(self, batch: TokenBatch) -> Hidden:

@@ -24,7 +24,7 @@ from clusterucb.config import Gradients
 from clusterucb.errors import ConfigError, ModelError
 from clusterucb.gradients.collector import Collector, Consumer
 from clusterucb.gradients.losses import SupervisedLoss
-from clusterucb.gradients.memory_limit import MemoryLimit
+from clusterucb.gradients.memory_limit import MemoryLimit, Passes
 from clusterucb.gradients.padding import padded, some
 from clusterucb.gradients.preconditioner import Direction, PlainDirection, direction
 from clusterucb.gradients.scorer import Keeper, StreamingScorer
@@ -58,6 +58,7 @@ class GradientEngine:
         moments: Moments | None,
         device: torch.device,
         clock: Callable[[], float] = time.perf_counter,
+        passes: Passes | None = None,
     ) -> None:
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         assert not trained, f"{trained[0]} requires a gradient: freeze the model first"
@@ -69,7 +70,7 @@ class GradientEngine:
         self._direction = direction(config.precondition, self._layers, moments, device)
         self._sketcher = sketcher(config.sketch, device)
         self._loss = SupervisedLoss(model, self._layers, config.loss_chunk)
-        self._memory = MemoryLimit()
+        self._memory = MemoryLimit(passes)
         self._prepared: tuple[TargetBank, Mapping[str, Tensor]] | None = None
         self.shapes: Mapping[str, torch.Size] = {layer.name: layer.shape for layer in self._layers}
         """Shape of every parameter whose gradient is taken, by canonical name."""

@@ -72,7 +72,7 @@ class SupervisedLoss:
     def __init__(self, model: nn.Module, layers: Sequence[Layer], chunk: int) -> None:
         self._model = model
         self._head = _find_head(model, layers)
-        self._chunk = chunk if self._head is None else min(chunk, _affordable(self._head.linear.weight))
+        self._chunk = chunk if self._head is None else min(chunk, _affordable(self._head.linear))
         self.notes: tuple[str, ...] = ()
         if self._head is None:
             self.notes = (
@@ -124,10 +124,10 @@ def _hidden_states(model: nn.Module, head: nn.Module, ids_BT: Tensor) -> Tensor:
     return seen[-1]
 
 
-def _affordable(embedding_Vd: Tensor) -> int:
-    if embedding_Vd.device.type != "cpu":
+def _affordable(embedding: nn.Linear) -> int:
+    if embedding.weight.device.type != "cpu":
         return 2**62
-    return max(_FEWEST_POSITIONS, _CPU_LOGITS // embedding_Vd.shape[0])
+    return max(_FEWEST_POSITIONS, _CPU_LOGITS // embedding.out_features)
 
 
 @torch.no_grad()

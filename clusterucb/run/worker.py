@@ -9,17 +9,25 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from clusterucb.checkpoint.model import load_model
+from clusterucb.checkpoint.gathering import HeldBytes
+from clusterucb.checkpoint.model import LoadedModel, Modules, load_model
 from clusterucb.checkpoint.moments import check_moments, load_moments
-from clusterucb.config import EmbeddingFeatures, HiddenFeatures, RunConfig
+from clusterucb.config import EmbeddingFeatures, HiddenFeatures, Model, RunConfig
 from clusterucb.features.embedding import Encoder
 from clusterucb.features.hidden import HiddenFeaturiser
 from clusterucb.gradients.engine import GradientEngine
+from clusterucb.gradients.lockstep import Lockstep
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.tasks import Answer, EmbeddingTask, HiddenTask, ScoreTask, TargetTask, Task
-from clusterucb.types import WorkerInfo
+from clusterucb.types import TokenBatch, WorkerInfo
+
+Loader = Callable[[Model, torch.device, int, Modules], LoadedModel]
+
+_SHORT = TokenBatch(np.array([0]), np.array([1, 2], np.int32), np.array([False, True]), np.array([0, 2]))
+"""A sample for the first pass of a kind, which all ranks of a gang run."""
 
 
 def peak_host_gib() -> float:
@@ -29,17 +37,24 @@ def peak_host_gib() -> float:
 
 
 class Worker:
-    """Loads the checkpoint once; `work` answers tasks one at a time."""
+    """Loads the checkpoint once; `work` answers tasks one at a time.
 
-    def __init__(self, config: RunConfig, device: torch.device) -> None:
+    With a loader that brings a share of the model, this is one rank of a gang: all of them load, and answer as many
+    tasks of the same kinds in the same order, each with its own samples or none.
+    """
+
+    def __init__(self, config: RunConfig, device: torch.device, load: Loader = load_model) -> None:
         self._config = config
         self._device = device
-        loaded = load_model(config.model, device, config.seed, config.gradients.modules)
+        loaded = load(config.model, device, config.seed, config.gradients.modules)
         self._model = loaded.model
+        self._shared = loaded.shared
         moments = None
         if config.model.moments is not None and config.gradients.precondition.kind == "adam":
             moments = load_moments(Path(config.model.moments), loaded.model)
-        self._engine = GradientEngine(loaded.model, config.gradients, moments, device)
+        self._engine = GradientEngine(loaded.model, config.gradients, moments, device, passes=self._passes())
+        if self._shared is not None:
+            self._engine.target(_SHORT, "")
         if moments is not None:
             check_moments(moments, self._engine.shapes)
         self._notes = (*loaded.notes, *self._engine.notes)
@@ -64,6 +79,14 @@ class Worker:
         name = torch.cuda.get_device_name(self._device) if on_cuda else "cpu"
         return WorkerInfo(name, self._notes, peak_host_gib(), device_bytes / 2**30)
 
+    @property
+    def held(self) -> HeldBytes | None:
+        """What a rank of a gang holds of the base weights between two tasks."""
+        return None if self._shared is None else self._shared.held(self._model)
+
+    def _passes(self) -> Lockstep | None:
+        return None if self._shared is None else Lockstep(self._shared)
+
     def _target_bank(self, key: str, bring: Callable[[], TargetBank]) -> TargetBank:
         if self._bank is None or self._bank[0] != key:
             self._bank = (key, bring().to(self._device))
@@ -73,7 +96,10 @@ class Worker:
     def _hidden(self) -> HiddenFeaturiser:
         features = self._config.features
         assert isinstance(features, HiddenFeatures)
-        return HiddenFeaturiser(self._model, features)
+        featuriser = HiddenFeaturiser(self._model, features, self._passes())
+        if self._shared is not None:
+            featuriser.features(_SHORT)
+        return featuriser
 
     @cached_property
     def _encoder(self) -> Encoder:
