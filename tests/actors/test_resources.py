@@ -44,7 +44,7 @@ def test_auto_follows_the_nodes_and_waits_for_one_where_none_is_left():
 def test_the_ranks_of_a_gang_may_lie_on_several_nodes():
     wanted = Workers(shards=3)
     assert count(wanted, GPU_NODES) == 16 // 3
-    assert count(Workers(shards=2, num_gpus=4), GPU_NODES) == 2
+    assert count(Workers(shards=2), GPU_NODES) == 8
     check_room(Workers(shards=16, count=1), worker_size(Workers(shards=16), GPU_NODES), GPU_NODES)
 
 
