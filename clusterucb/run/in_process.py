@@ -19,6 +19,7 @@ def run_in_process(
 ) -> None:
     """Run a prepared folder to its end with one worker in this process."""
     worker = Worker(config, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    folder.take_over()
     run = run_type(config, folder, emit)
     try:
         for stage in run.stages():
