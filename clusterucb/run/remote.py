@@ -16,6 +16,7 @@ import os
 import shutil
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -314,8 +315,10 @@ def _connect(url: str) -> tuple[Any, str]:
 
 def _version(info: dict[str, Any]) -> str:
     """Return what tells one content of an object from the next; nothing where the store does not say."""
-    marks = [str(info[key]) for key in _VERSION_KEYS if info.get(key)]
-    return f"{info['size']} {marks[0]}" if marks else ""
+    mark = next((info[key] for key in _VERSION_KEYS if info.get(key)), None)
+    if isinstance(mark, datetime):  # a listing may say the same in seconds
+        mark = mark.timestamp()
+    return "" if mark is None else f"{info['size']} {mark}"
 
 
 def _whole(name: str) -> bool:

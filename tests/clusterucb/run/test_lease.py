@@ -58,7 +58,7 @@ def elsewhere(name: str, boot: str = "") -> Holder:
     return Holder(name, Process(name, 1, boot, "", ""), "then")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(chance=st.randoms(use_true_random=False), slowness=st.sampled_from([0.05, 0.2, 0.5]))
 def test_no_two_hold_the_lease_at_a_time(chance: random.Random, slowness: float):
     """Any step of three contenders may be late by any time, up to more than the lifetime of the lease."""

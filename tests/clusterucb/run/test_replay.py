@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disks import files_up_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from selection_cases import config_of, result_of, small_selection
 
 from clusterucb.config import RunConfig
 from clusterucb.errors import RunFolderError
+from clusterucb.run.events import Emit
 from clusterucb.run.journal import read_records
 from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.preparation import prepare
@@ -35,11 +37,11 @@ class Recording:
     answers: dict[tuple[str, bytes], Answer] = field(default_factory=dict)
     moments: dict[str, Path] = field(default_factory=dict)
 
-    def run(self, folder: RunFolder, worker: Worker | None = None) -> int:
+    def run(self, folder: RunFolder, worker: Worker | None = None, emit: Emit = lambda event: None) -> int:
         """Run or resume, from the recorded answers or a worker; return how many micro-batches were computed."""
         computed = 0
         folder.take_over()
-        run = SelectionRun(self.config, folder, lambda event: None)
+        run = SelectionRun(self.config, folder, emit)
         try:
             for stage in run.stages():
                 while jobs := [job for _ in range(TOGETHER) if (job := stage.ask()) is not None]:
@@ -97,7 +99,7 @@ def test_every_prefix_of_the_scores_ends_in_the_same_bytes(recording: Recording,
         shutil.rmtree(folder.path)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_every_torn_end_of_the_scores_ends_in_the_same_bytes(
     recording: Recording, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -126,7 +128,7 @@ def _last_row(record) -> int:
 
 def test_every_other_prefix_of_the_features_ends_in_the_same_bytes(recording: Recording, tmp_path: Path):
     ends = sizes(recording.moments["features"] / "state" / "features.journal")
-    for number, end in [*enumerate(ends)][::3] + [(-1, ends[-1] - 5)]:
+    for number, end in [*[*enumerate(ends)][::3], (-1, ends[-1] - 5)]:
         folder = left_by_a_crash(recording, "features", tmp_path / str(number))
         with (folder.state / "features.journal").open("r+b") as file:
             file.truncate(end)
@@ -147,3 +149,54 @@ def test_damage_in_the_middle_is_refused_before_a_cluster_starts(
     with pytest.raises(RunFolderError, match=rf"{name} is damaged at byte .* delete it to compute everything again"):
         prepare(recording.config, folder, lambda what, rows: None)
     assert journal.read_bytes() == bytes(data), "what can be saved by hand is left alone"
+
+
+class Crash(Exception):
+    """The process is gone; so is its machine's disk."""
+
+
+def test_a_run_in_a_store_goes_on_from_machine_to_machine(
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    url = f"memory://{tmp_path.name}/run"
+    for machine in range(1000):
+        monkeypatch.setenv("CLUSTERUCB_SCRATCH", str(tmp_path / str(machine)))
+        folder = RunFolder.open(url)
+        assert prepare(recording.config, folder, lambda what, rows: None).claim.resumed == (machine > 0)
+        left = 9
+
+        def die(event: object) -> None:
+            nonlocal left
+            if getattr(event, "event", "") == "progressed":
+                left -= 1
+                if left == 0:
+                    raise Crash
+
+        try:
+            recording.run(folder, emit=die)
+            break
+        except Crash:
+            assert not folder.finished
+            shutil.rmtree(tmp_path / str(machine))
+    assert machine > 5
+    monkeypatch.setenv("CLUSTERUCB_SCRATCH", str(tmp_path / "reader"))
+    reader = RunFolder.open(url)
+    assert reader.finished
+    for path in (reader.selection_file, reader.scores_file):
+        reader.bring(path)
+    assert result_of(reader) == result_of(recording.folder)
+
+
+def test_a_disk_that_fills_up_anywhere_is_named_and_the_run_goes_on_after_it(recording: Recording, tmp_path: Path):
+    folder = left_by_a_crash(recording, "target", tmp_path / "run")
+    named: list[str] = []
+    for size in (100, 5_000, 11_000, 20_000, 40_000, 80_000, 160_000, 320_000):
+        try:
+            with files_up_to(size):
+                recording.run(folder)
+            break
+        except RunFolderError as error:
+            named.append(str(error))
+    assert all("cannot be written: File too large" in words and "clusterucb resume" in words for words in named)
+    assert len({words.split()[0] for words in named}) > 3, named
+    assert result_of(folder) == result_of(recording.folder)
