@@ -254,6 +254,20 @@ class ThreshNormal(Section):
     top: Share | None = None
 
 
+class Predictive(Section):
+    """Predict every sample's reward from features and clusters, anew each round; draw where the expected gain over
+    the running top-k threshold is largest. Where prediction shows no skill, it draws like `ucb_beta`."""
+
+    kind: Literal["predictive"] = "predictive"
+    components: int = Field(default=64, ge=1, le=512)
+    """Principal components that stand for the features."""
+    start: Share = 0.1
+    """Share of the budget that is drawn first, spread over the clusters in proportion to their size; at least 8 draws.
+    Takes the place of `search.cold_start` and `search.cold_start_min`, which count for the fall-back alone."""
+    beta: float = Field(default=1.0, ge=0)
+    """Of the fall-back."""
+
+
 class Uniform(Section):
     """Draw uniformly from the whole pool: the baseline."""
 
@@ -266,7 +280,9 @@ class Exhaustive(Section):
     kind: Literal["exhaustive"] = "exhaustive"
 
 
-Allocator = Annotated[UcbBeta | Ucb1 | ThreshHard | ThreshNormal | Uniform | Exhaustive, Field(discriminator="kind")]
+Allocator = Annotated[
+    UcbBeta | Ucb1 | ThreshHard | ThreshNormal | Predictive | Uniform | Exhaustive, Field(discriminator="kind")
+]
 
 
 class Rounds(Section):

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from clusterucb import config
 from clusterucb.search import Ledger, Search
+from clusterucb.search.predictive import Knowledge
 from clusterucb.types import IntArray, Observations
 
 
@@ -46,9 +47,10 @@ def simulate(
     search: config.Search,
     selection_share: float,
     rng: np.random.Generator,
+    known: Knowledge | None = None,
 ) -> SimulatedRun:
     """Search recorded rewards for the top `selection_share` of the drawable samples."""
-    engine = Search(labels_N, search, selection_share, rng)
+    engine = Search(labels_N, search, selection_share, rng, known)
     drawn = drive(engine, rewards_N)
     ranked = np.flatnonzero((labels_N >= 0) & np.isfinite(rewards_N))
     ranked = ranked[np.argsort(-rewards_N[ranked], kind="stable")]

@@ -197,6 +197,8 @@ def build_allocator(search: config.Search) -> Allocator | None:
     match search.allocator:
         case config.UcbBeta(beta=beta):
             return UcbBeta(beta, official)
+        case config.Predictive(beta=beta):
+            return UcbBeta(beta, official)  # of the fall-back
         case config.Ucb1(scale=scale):
             return Ucb1(scale)
         case config.ThreshHard():

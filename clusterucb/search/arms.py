@@ -53,6 +53,11 @@ class ArmStatistics:
         """Draws without a result so far."""
         return self.drawn_K - self.count_K - self.failed_K
 
+    def capacity_K(self, start_K: IntArray) -> IntArray:
+        """Return how many draws an arm can take: what remains, or another cold start where nothing was observed."""
+        again_K = np.clip(start_K - self.in_flight_K, 0, self.remaining_K)
+        return np.where(self.count_K > 0, self.remaining_K, again_K)
+
     @property
     def std_K(self) -> Real:
         """Sample standard deviation (ddof 1); 0 below two observations."""

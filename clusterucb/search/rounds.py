@@ -2,17 +2,37 @@
 
 import numpy as np
 
-from clusterucb.config import Rounds, Search
+from clusterucb.config import Predictive, Rounds, Search
+from clusterucb.search.ledger import buys
 from clusterucb.types import IntArray
+
+LEAST_START = 8
+"""Draws that a prediction starts from at least, where the budget has them."""
 
 
 def cold_start_K(size_K: IntArray, config: Search) -> IntArray:
     """Return how many draws each arm gets in round 0."""
+    if isinstance(config.allocator, Predictive):
+        usable = int(size_K.sum())
+        limit = buys(config.budget, usable)
+        return _spread(size_K, min(limit, max(LEAST_START, int(np.ceil(config.allocator.start * limit - 1e-9)))))
+    return cluster_start_K(size_K, config)
+
+
+def cluster_start_K(size_K: IntArray, config: Search) -> IntArray:
+    """Return how many draws say the first of each arm, whatever the allocator."""
     if config.compat == "official":
         wanted_K = np.maximum(np.floor(config.cold_start * size_K + 1e-9), 1)
     else:
         wanted_K = np.maximum(np.ceil(config.cold_start * size_K - 1e-9), config.cold_start_min)
     return np.minimum(size_K, wanted_K.astype(np.int64))
+
+
+def _spread(size_K: IntArray, count: int) -> IntArray:
+    """Share `count` draws out in proportion to the sizes: evenly spaced positions of all samples laid end to end."""
+    ends_K = np.cumsum(size_K)
+    reached_K = ends_K * count // max(int(ends_K[-1]), 1)
+    return np.diff(reached_K, prepend=0)
 
 
 def round_size(planned: int, left: int, rounds: Rounds) -> int:

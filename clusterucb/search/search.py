@@ -12,11 +12,12 @@ import numpy as np
 
 from clusterucb import config
 from clusterucb.errors import ConfigError, DataError
-from clusterucb.search.allocators import build_allocator, limit_of, top_share
+from clusterucb.search.allocators import limit_of, top_share
 from clusterucb.search.arms import ArmStatistics, Labels, Real
+from clusterucb.search.choosers import build_chooser
 from clusterucb.search.ledger import Ledger
-from clusterucb.search.order import ArmOrder, PoolOrder
-from clusterucb.search.rounds import cold_start_K, round_size
+from clusterucb.search.predictive.known import Knowledge
+from clusterucb.search.rounds import cold_start_K
 from clusterucb.types import IntArray, Observations, Round
 
 
@@ -24,12 +25,18 @@ class Search:
     """The search over one pool for one target.
 
     `labels_N` holds each sample's arm, -1 for those that can't be drawn; `selection_share` sets the default threshold
-    of the thresh_* allocators; `rng` is used once, to fix the order of draws.
+    of the thresh_* allocators; `rng` is used once, to fix the order of draws (and to reduce features); `known` is what
+    `predictive` predicts from, besides clusters.
     Raises ConfigError when the budget doesn't cover the cold start, DataError when nothing can be drawn.
     """
 
     def __init__(
-        self, labels_N: Labels, config: config.Search, selection_share: float, rng: np.random.Generator
+        self,
+        labels_N: Labels,
+        config: config.Search,
+        selection_share: float,
+        rng: np.random.Generator,
+        known: Knowledge | None = None,
     ) -> None:
         usable = int((labels_N >= 0).sum())
         if usable == 0:
@@ -38,24 +45,24 @@ class Search:
         self.config = config
         self.ledger = Ledger(limit_of(config, usable))
         self._labels_N = labels_N
-        self._allocator = build_allocator(config)
         size_K = np.bincount(labels_N[labels_N >= 0], minlength=num_arms)
         self._cold_K = cold_start_K(size_K, config)
+        top_k = max(1, int(selection_share * usable + 1e-9))
         self._check_budget(usable)
-        self._order = ArmOrder.of(labels_N, num_arms, rng) if self._allocator else PoolOrder.of(labels_N, rng)
+        self._chooser = build_chooser(labels_N, self._cold_K, config, top_k, known or Knowledge(), rng)
         self._arms = ArmStatistics.of(size_K, top_share(config, selection_share))
         self._refunded = 0  # failures the planner has seen
         self._next = 0  # index of the next new round
         self._out: dict[int, Round] = {}  # planned, neither told nor given back
         self._returned: dict[int, Round] = {}
-        self._unseen: list[tuple[Real, Labels, Labels]] = []  # told, not yet seen by the planner
+        self._unseen: list[tuple[IntArray, Real, Labels]] = []  # told, not yet seen by the planner
         self._told = 0
 
     def _check_budget(self, usable: int) -> None:
         cold, limit = int(self._cold_K.sum()), self.ledger.limit
         if limit == 0:
             raise ConfigError(f"search.budget ({self.config.budget:g}) buys none of {usable} samples: raise it")
-        if self._allocator and cold > limit:
+        if self.config.allocator.kind not in ("uniform", "exhaustive") and cold > limit:
             raise ConfigError(
                 f"search.budget ({self.config.budget:g}) buys {limit} of {usable} samples, but the cold start of "
                 f"{int((self._cold_K > 0).sum())} clusters draws {cold}: "
@@ -81,9 +88,7 @@ class Search:
 
     def undrawn(self) -> IntArray:
         """Return the drawable samples that no round has drawn, ascending."""
-        drawn_K = self._arms.drawn_K
-        rest = self._order.rest(drawn_K) if isinstance(self._order, ArmOrder) else self._order.rest(int(drawn_K.sum()))
-        return np.sort(rest)
+        return np.sort(self._chooser.undrawn(self._arms))
 
     def ask(self) -> Round | None:
         """Return a given-back round or plan the next one; none until more is told, or when the search is done."""
@@ -113,7 +118,7 @@ class Search:
         assert np.array_equal(np.sort(np.concatenate((samples, failed))), planned), f"round {index} has other samples"
         order = np.argsort(samples)  # sums don't depend on the order of completion
         del self._out[index]
-        self._unseen.append((rewards[order], self._labels_N[samples[order]], self._labels_N[failed]))
+        self._unseen.append((samples[order], rewards[order], self._labels_N[failed]))
         self.ledger = self.ledger.settle(len(samples), len(failed))
         self._told += 1
         self._see(self._visible)
@@ -133,8 +138,9 @@ class Search:
     def _see(self, rounds: int) -> None:
         """Merge told rounds into the statistics, up to the first `rounds`."""
         while self._unseen and self._told - len(self._unseen) < rounds:
-            rewards_B, arms_B, failed_arms = self._unseen.pop(0)
-            self._arms = self._arms.observe(arms_B, rewards_B, failed_arms)
+            samples_B, rewards_B, failed_arms = self._unseen.pop(0)
+            self._arms = self._arms.observe(self._labels_N[samples_B], rewards_B, failed_arms)
+            self._chooser.observe(samples_B, rewards_B)
             self._refunded += len(failed_arms)
 
     def _plan(self) -> Round | None:
@@ -151,15 +157,6 @@ class Search:
     def _choose(self) -> IntArray:
         """Return the next draws."""
         left = self.ledger.limit - self.ledger.planned + self._refunded
-        arms = self._arms
-        if isinstance(self._order, PoolOrder):
-            return self._order.take(left, int(arms.drawn_K.sum()))  # nothing to learn: one round, replacements apart
         if self._next == 0:
-            drawn = np.flatnonzero(self._cold_K)
-            return self._order.take(drawn, self._cold_K[drawn], arms.drawn_K)
-        assert self._allocator is not None
-        again_K = np.clip(self._cold_K - arms.in_flight_K, 0, arms.remaining_K)
-        capacity_K = np.where(arms.count_K > 0, arms.remaining_K, again_K)
-        size = round_size(self.ledger.planned, left, self.config.rounds)
-        draws = self._allocator.draws(arms, capacity_K, size)
-        return self._order.take(draws.arms, draws.counts, arms.drawn_K)
+            return self._chooser.first(left)
+        return self._chooser.further(self._arms, self.ledger.planned, left)

@@ -21,6 +21,7 @@ ALLOCATORS = (
     config.Ucb1(),
     config.ThreshHard(),
     config.ThreshNormal(),
+    config.Predictive(),
     config.Uniform(),
     config.Exhaustive(),
 )
@@ -173,7 +174,7 @@ def test_a_search_of_nothing_but_failures_ends() -> None:
     assert search.done
 
 
-@pytest.mark.parametrize("allocator", ALLOCATORS[:5], ids=lambda a: a.kind)
+@pytest.mark.parametrize("allocator", ALLOCATORS[:6], ids=lambda a: a.kind)
 def test_the_whole_budget_equals_exhaustive(allocator) -> None:
     labels_N, rewards_N = pool([1, 1, 2, 7, 30, 50], seed=5)
     run = simulate(rewards_N, labels_N, config.Search(allocator=allocator, budget=1.0), 0.1, np.random.default_rng(0))
@@ -329,7 +330,7 @@ def test_excluded_samples_are_never_drawn_nor_budgeted() -> None:
 
 
 @pytest.mark.parametrize("compat", [None, "official"])
-@pytest.mark.parametrize("allocator", ALLOCATORS[:4], ids=lambda a: a.kind)
+@pytest.mark.parametrize("allocator", ALLOCATORS[:5], ids=lambda a: a.kind)
 class TestDefectsOfTheReleasedCode:
     def run(self, labels_N, rewards_N, allocator, compat, budget: float = 0.9) -> Search:
         search = build(labels_N, config.Search(allocator=allocator, budget=budget, cold_start_min=1, compat=compat))

@@ -1,0 +1,102 @@
+"""Who names the samples of a round: the pool's order, the arms' orders, or a prediction of every sample.
+
+Invariant: a sample is named once; what is named depends on configuration, seed and the rewards told before, in the
+order in which they are told.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clusterucb import config
+from clusterucb.search.allocators import Allocator, build_allocator
+from clusterucb.search.arms import ArmStatistics, Labels, Real
+from clusterucb.search.order import ArmOrder, PoolOrder
+from clusterucb.search.predictive.chooser import PredictiveChooser
+from clusterucb.search.predictive.known import Knowledge
+from clusterucb.search.rounds import round_size
+from clusterucb.types import IntArray
+
+
+class Chooser(Protocol):
+    """Names samples; `left` draws can be paid for, `planned` were named so far."""
+
+    def first(self, left: int) -> IntArray:
+        """Return round 0."""
+        ...
+
+    def further(self, arms: ArmStatistics, planned: int, left: int) -> IntArray:
+        """Return the next round; none where nothing is left to draw."""
+        ...
+
+    def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
+        """Take the finite rewards of the oldest round not taken so far; samples ascend."""
+        ...
+
+    def undrawn(self, arms: ArmStatistics) -> IntArray:
+        """Return the drawable samples not named yet, in any order."""
+        ...
+
+
+class PoolChooser:
+    """The whole pool in one random order: nothing to learn, so one round, replacements apart."""
+
+    def __init__(self, labels_N: Labels, rng: np.random.Generator) -> None:
+        self._order = PoolOrder.of(labels_N, rng)
+
+    def first(self, left: int) -> IntArray:
+        return self._order.take(left, 0)
+
+    def further(self, arms: ArmStatistics, planned: int, left: int) -> IntArray:
+        return self._order.take(left, int(arms.drawn_K.sum()))
+
+    def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
+        pass
+
+    def undrawn(self, arms: ArmStatistics) -> IntArray:
+        return self._order.rest(int(arms.drawn_K.sum()))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmChooser:
+    """Every arm in an order of its own; the allocator says how many draws each arm gets."""
+
+    order: ArmOrder
+    allocator: Allocator
+    cold_K: IntArray
+    rounds: config.Rounds
+
+    def first(self, left: int) -> IntArray:
+        drawn = np.flatnonzero(self.cold_K)
+        return self.order.take(drawn, self.cold_K[drawn], np.zeros_like(self.cold_K))
+
+    def further(self, arms: ArmStatistics, planned: int, left: int) -> IntArray:
+        size = round_size(planned, left, self.rounds)
+        draws = self.allocator.draws(arms, arms.capacity_K(self.cold_K), size)
+        return self.order.take(draws.arms, draws.counts, arms.drawn_K)
+
+    def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
+        pass
+
+    def undrawn(self, arms: ArmStatistics) -> IntArray:
+        return self.order.rest(arms.drawn_K)
+
+
+def build_chooser(
+    labels_N: npt.NDArray[np.int32],
+    cold_K: IntArray,
+    search: config.Search,
+    top_k: int,
+    known: Knowledge,
+    rng: np.random.Generator,
+) -> Chooser:
+    """Return who draws for the configured allocator; `top_k` is how many samples are going to be selected."""
+    allocator = build_allocator(search)
+    if allocator is None:
+        return PoolChooser(labels_N, rng)
+    order = ArmOrder.of(labels_N, len(cold_K), rng)
+    if isinstance(search.allocator, config.Predictive):
+        return PredictiveChooser.of(labels_N, order, cold_K, allocator, search, top_k, known, rng)
+    return ArmChooser(order, allocator, cold_K, search.rounds)
