@@ -63,6 +63,13 @@ def test_sketch_scoring_needs_a_sketch():
         build("gradients.sketch.kind=none", "gradients.scoring=sketch")
 
 
+@pytest.mark.parametrize("num_gpus", ["0.5", "2"])
+def test_each_rank_of_a_gang_has_one_device(num_gpus: str):
+    with pytest.raises(ConfigError, match="each rank of a gang works on one device"):
+        build("workers.shards=2", f"workers.num_gpus={num_gpus}")
+    assert build("workers.shards=2", "workers.num_gpus=1").workers.shards == 2
+
+
 def test_a_missing_section_is_named():
     with pytest.raises(ConfigError, match="pool is missing"):
         build_config({})
