@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import ray
@@ -16,6 +17,7 @@ import ray
 from actors.lanes import Dispatcher
 from actors.logs import name_run
 from actors.pool import WorkerPool, living_nodes
+from actors.remote_worker import start_process
 from actors.report import Notices, Report
 from actors.resources import check_room, worker_count, worker_size
 from clusterucb.config import Workers
@@ -117,7 +119,7 @@ class Coordinator:
                 lease.renew()  # raises where another process has the run
 
         dispatcher = Dispatcher(wanted.in_flight, wanted.attempts, notices, still_ours)
-        pool = WorkerPool(self._config, size, dispatcher, notices)
+        pool = WorkerPool(wanted, size, partial(start_process, self._config, size), dispatcher, notices)
         return await _first_to_end(
             self._work(pool, dispatcher, report),
             self._asked_to_stop(),

@@ -13,9 +13,9 @@ import ray
 
 from actors.lanes import Dispatcher, LossKind, WorkerLost
 from actors.pace import Pace
-from actors.remote_worker import Bank, RemoteWorker
+from actors.remote_worker import Bank, RemoteWorker, WorkerProcess
 from actors.resources import Nodes, WorkerSize, worker_count
-from clusterucb.config import RunConfig
+from clusterucb.config import Workers
 from clusterucb.errors import ResourceError
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.types import WorkerInfo
@@ -43,13 +43,20 @@ class PoolNotices(Protocol):
 class WorkerPool:
     """Keeps workers; `run` does so until it is cancelled, `ready` is set once the first can work."""
 
-    def __init__(self, config: RunConfig, size: WorkerSize, dispatcher: Dispatcher, notices: PoolNotices) -> None:
+    def __init__(
+        self,
+        wanted: Workers,
+        size: WorkerSize,
+        start: Callable[[], WorkerProcess],
+        dispatcher: Dispatcher,
+        notices: PoolNotices,
+    ) -> None:
         self.ready = asyncio.Event()
-        self._config = config
+        self._wanted = wanted
         self._size = size
+        self._start = start
         self._dispatcher = dispatcher
         self._notices = notices
-        wanted = config.workers
         self._pace = Pace(wanted.deadline_factor, wanted.deadline_min_s, wanted.ready_timeout_s)
         self._bank: Bank = []
         self._slots: dict[int, asyncio.Task[None]] = {}
@@ -60,7 +67,7 @@ class WorkerPool:
     async def run(self) -> None:
         """Start workers, follow the cluster, replace the dead. Raises what a model's loading raises, and
         ResourceError where nothing can work."""
-        deadline = asyncio.get_running_loop().time() + self._config.workers.ready_timeout_s
+        deadline = asyncio.get_running_loop().time() + self._wanted.ready_timeout_s
         try:
             while True:
                 self._resize(await asyncio.to_thread(living_nodes))
@@ -68,7 +75,7 @@ class WorkerPool:
                 await asyncio.wait(self._slots.values(), timeout=_SURVEY_S, return_when=asyncio.FIRST_COMPLETED)
                 if not self.ready.is_set() and asyncio.get_running_loop().time() > deadline:
                     raise ResourceError(
-                        f"no worker was ready within {self._config.workers.ready_timeout_s:g} s: other work holds the "
+                        f"no worker was ready within {self._wanted.ready_timeout_s:g} s: other work holds the "
                         f"cluster's resources, or the model loads slowly; raise workers.ready_timeout_s or wait and "
                         f"run again"
                     )
@@ -88,7 +95,7 @@ class WorkerPool:
 
     def _resize(self, nodes: Nodes) -> None:
         """Follow the cluster: start what it has room for, and stop waiting for room that is gone."""
-        wanted = worker_count(self._config.workers, self._size, nodes)
+        wanted = worker_count(self._wanted, self._size, nodes)
         for index in range(wanted):
             if index not in self._slots and index not in self._given_up:
                 self._slots[index] = asyncio.create_task(self._keep(index))
@@ -101,7 +108,7 @@ class WorkerPool:
             self._slots.pop(index).result()
         if not self._slots:
             raise ResourceError(
-                f"all {len(self._given_up)} workers died {self._config.workers.deaths} times in a row "
+                f"all {len(self._given_up)} workers died {self._wanted.deaths} times in a row "
                 f"({next(iter(self._given_up.values()))}): look at their logs, give them more memory "
                 f"(workers.memory_gib) or smaller batches (gradients.batch_tokens), then run again"
             )
@@ -110,7 +117,7 @@ class WorkerPool:
         """Keep one worker alive until it died too often in a row without an answer in between."""
         deaths = 0
         while True:
-            worker = RemoteWorker(index, self._config, self._size, self._pace, self._bank)
+            worker = RemoteWorker(index, self._start, self._pace, self._bank, self._wanted.heartbeat_timeout_s)
             try:
                 lost = await self._live(worker)
             finally:
@@ -121,7 +128,7 @@ class WorkerPool:
                 deaths = 0
             deaths += not (worker.on_trial or lost.kind == "node")
             self._notices.lost(index, str(lost), lost.kind)
-            if deaths >= self._config.workers.deaths:
+            if deaths >= self._wanted.deaths:
                 self._given_up[index] = str(lost)
                 self._notices.retired(index, deaths)
                 return

@@ -15,6 +15,7 @@ import torch
 from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
+from actors.gang import Gang
 from actors.gradient_worker import GradientActor, GradientWorker
 from actors.lanes import LossKind, WorkerLost
 from actors.pace import Pace
@@ -40,26 +41,44 @@ class _Held:
     since: float
 
 
-class RemoteWorker:
-    """Starts an actor; Ray places it where there is room, now or later."""
+@dataclass(frozen=True, slots=True, eq=False)
+class WorkerProcess:
+    """An actor, one process or the front of a gang, and what ends it."""
 
-    def __init__(self, index: int, config: RunConfig, size: WorkerSize, pace: Pace, bank: Bank) -> None:
+    actor: ActorProxy[GradientWorker]
+    end: Callable[[], None]
+
+
+def start_process(config: RunConfig, size: WorkerSize) -> WorkerProcess:
+    """Start a worker of the run; Ray places it where there is room, now or later."""
+    config_json, threads = config.model_dump_json(), max(1, int(size.num_cpus))
+    if size.shards > 1:
+        gang = Gang(config_json, threads, size)
+        return WorkerProcess(cast(ActorProxy[GradientWorker], gang.front), gang.end)
+    actor = GradientActor.options(num_cpus=size.num_cpus, num_gpus=size.num_gpus, memory=size.memory or None).remote(
+        config_json, threads
+    )
+    return WorkerProcess(actor, lambda: ray.kill(cast(ActorHandle[GradientWorker], actor)))
+
+
+class RemoteWorker:
+    """One worker from its start to its end."""
+
+    def __init__(
+        self, index: int, start: "Callable[[], WorkerProcess]", pace: Pace, bank: Bank, heartbeat_timeout_s: float
+    ) -> None:
         self.index = index
         self.on_trial = False
         self.answered = 0
         self._pace = pace
         self._bank = bank
-        self._heartbeat_timeout_s = config.workers.heartbeat_timeout_s
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._held: list[_Held] = []
         self._lost: WorkerLost | None = None
         self._ended = asyncio.Event()
         self._node = ""
-        threads = max(1, int(size.num_cpus))
-        self._actor: ActorProxy[GradientWorker] = GradientActor.options(
-            num_cpus=size.num_cpus,
-            num_gpus=size.num_gpus,
-            memory=size.memory or None,
-        ).remote(config.model_dump_json(), threads)
+        self._process = start()
+        self._actor = self._process.actor
 
     async def load(self) -> WorkerInfo:
         """Wait until the actor is placed and its model is loaded. Raises what the model's loading raises."""
@@ -99,7 +118,7 @@ class RemoteWorker:
 
     def end(self) -> None:
         """End the actor."""
-        ray.kill(cast(ActorHandle[GradientWorker], self._actor))
+        self._process.end()
 
     async def _ping(self) -> None:
         try:

@@ -7,6 +7,7 @@ import asyncio
 import math
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import ray
@@ -14,7 +15,7 @@ import ray
 from actors.lanes import WorkerLost
 from actors.pace import Pace
 from actors.pool import living_nodes
-from actors.remote_worker import Bank, RemoteWorker
+from actors.remote_worker import Bank, RemoteWorker, start_process
 from actors.resources import check_room, worker_count, worker_size
 from clusterucb.checkpoint.model import check_model, describe
 from clusterucb.config import RunConfig
@@ -72,7 +73,8 @@ def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tupl
     size = worker_size(wanted, nodes)
     check_room(wanted, size, nodes)
     bank: Bank = []
-    worker = RemoteWorker(0, config, size, Pace(wanted.deadline_factor, wanted.deadline_min_s, math.inf), bank)
+    pace = Pace(wanted.deadline_factor, wanted.deadline_min_s, math.inf)
+    worker = RemoteWorker(0, partial(start_process, config, size), pace, bank, wanted.heartbeat_timeout_s)
     try:
         with asyncio.Runner() as runner:
             started = time.perf_counter()
