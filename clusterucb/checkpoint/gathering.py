@@ -1,16 +1,17 @@
 """Weights that lie in shares on the ranks of a gang and are whole only while they are used.
 
 A *unit* (a block, the embedding, the output embedding) is gathered from all ranks when its forward call begins, or when
-the backward pass comes to one of its weights, and stays until another unit is needed or the pass ends. Invariants: at
-most one unit is whole at a time; every rank gathers the same units in the same order, provided all of them run the
-same passes; weights saved for the backward pass are saved by name, so that no pass keeps what it gathered; between
-passes a rank holds its shares, and whole only the small weights beside the blocks, such as the last norm.
+the backward pass comes to one of its weights, and stays until another unit is needed or the pass ends; where the order
+of a pass is known, the next unit travels while this one computes. Invariants: at most one unit is whole at a time;
+every rank gathers the same units in the same order, provided all of them run the same passes; weights saved for the
+backward pass are saved by name, so that no pass keeps what it gathered; between passes a rank holds its shares, and
+whole only the small weights beside the blocks, such as the last norm.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -54,6 +55,15 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class _Coming:
+    """A unit under way; `everyone` [ranks, bytes] is there when `work` is done."""
+
+    unit: Unit
+    everyone: Tensor
+    work: distributed.Work
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Saved:
     """A view of a weight, kept for the backward pass without its content."""
 
@@ -72,8 +82,9 @@ class GatheredWeights:
         self._whole: Unit | None = None
         self._by_storage: dict[int, nn.Parameter] = {}
         self._units: dict[nn.Parameter, Unit] = {}
-        self.gathered: list[Unit] = []
-        """Units gathered since the last release, in order: what the other ranks saw of this pass."""
+        self._coming: _Coming | None = None
+        self._gathered: list[Unit] = []
+        self._expected: Sequence[Unit] = ()
         for module, parameters in _cut(model, self._shares):
             unit = self._unit(parameters)
             module.register_forward_pre_hook(partial(self._before_forward, unit))
@@ -84,7 +95,6 @@ class GatheredWeights:
                 del self._shares[parameter], self._units[parameter]
             self._by_storage.clear()
             self._whole = None
-        self.gathered.clear()
 
     @property
     def device(self) -> torch.device:
@@ -109,29 +119,25 @@ class GatheredWeights:
 
     @contextmanager
     def in_use(self) -> Generator[None]:
-        """Let a pass run: its backward pass, too, must come within."""
+        """Let a pass run, between `start` and `finish`: its backward pass, too, must come within."""
         with saved_tensors_hooks(self._pack, self._unpack):
             yield
 
-    def release(self) -> None:
-        """Give up what is whole, at the end of a pass."""
-        if self._whole is not None:
-            with torch.inference_mode(False):  # weights outlive a forward pass in inference mode
-                for parameter in self._whole.parameters:
-                    parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
-        self._whole = None
-        self._by_storage.clear()
+    def start(self, expected: Sequence[Unit] = ()) -> None:
+        """Begin a pass; `expected` are the units it will gather, in order, where that is known."""
+        self._release()
+        self._gathered = []
+        self._expected = expected
 
-    def gather(self, unit: Unit) -> None:
-        """Make a unit whole, in place of the one before."""
-        if self._whole is not unit:
-            self.release()
-            self._make_whole(unit)
-
-    def take_part(self, unit: Unit) -> None:
-        """Do one's part where the others gather a unit, without keeping it."""
-        self.release()
-        self._collect(unit)
+    def finish(self) -> list[Unit]:
+        """End a pass: gather what the others still expect, give everything up, and return what this pass gathered."""
+        self._release()
+        if self._coming is not None:
+            self._arrived(self._coming.unit)
+        while len(self._gathered) < len(self._expected):
+            self._arrived(self._expected[len(self._gathered)])
+        self._expected = ()
+        return self._gathered
 
     def any_rank(self, here: bool) -> bool:
         """Whether this holds on any rank; all of them must ask."""
@@ -141,7 +147,7 @@ class GatheredWeights:
         return bool(flag.item())
 
     def _before_forward(self, unit: Unit, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.gather(unit)
+        self._gather(unit)
 
     def _unit(self, members: Sequence[nn.Parameter]) -> Unit:
         parameters = sorted(members, key=lambda parameter: -parameter.itemsize)  # so that every share is aligned
@@ -159,28 +165,55 @@ class GatheredWeights:
             self._units[parameter] = unit
         return unit
 
-    def _collect(self, unit: Unit) -> Tensor:
-        """Bring the shares of all ranks together: [ranks, bytes]."""
+    def _gather(self, unit: Unit) -> None:
+        """Make a unit whole, in place of the one before."""
+        if self._whole is not unit:
+            self._release()
+            with torch.inference_mode(False), torch.no_grad():  # weights outlive a pass in inference mode
+                self._make_whole(unit)
+                self._look_ahead()
+
+    def _release(self) -> None:
+        if self._whole is not None:
+            with torch.inference_mode(False):
+                for parameter in self._whole.parameters:
+                    parameter.data = torch.empty(0, dtype=parameter.dtype, device=parameter.device)
+        self._whole = None
+        self._by_storage.clear()
+
+    def _make_whole(self, unit: Unit) -> None:
+        everyone = self._arrived(unit)
+        self._whole = unit  # from here on there is something to release
+        start = 0
+        for parameter in unit.parameters:
+            share = self._shares[parameter]
+            stop = start + share.part.nbytes
+            values = everyone[:, start:stop].reshape(-1).view(parameter.dtype)
+            parameter.data = values[: share.shape.numel()].view(share.shape)
+            self._by_storage[parameter.untyped_storage().data_ptr()] = parameter
+            start = stop
+
+    def _look_ahead(self) -> None:
+        place = len(self._gathered)
+        if place < len(self._expected):
+            with suppress(torch.OutOfMemoryError):  # then it comes when it is needed
+                self._coming = self._send(self._expected[place])
+
+    def _arrived(self, unit: Unit) -> Tensor:
+        """Return the shares of all ranks, [ranks, bytes], which may be under way."""
+        coming, self._coming = self._coming or self._send(unit), None
+        assert coming.unit is unit, "this pass gathers other weights than the first of its kind"
+        with _reaching():
+            coming.work.wait()
+        return coming.everyone
+
+    def _send(self, unit: Unit) -> _Coming:
         length = unit.bytes_B.numel()
         everyone = torch.empty(self._count * length, dtype=torch.uint8, device=unit.bytes_B.device)
         with _reaching():
-            _all_gather(everyone, unit.bytes_B)
-        self.gathered.append(unit)
-        return everyone.view(self._count, length)
-
-    @torch.no_grad()
-    def _make_whole(self, unit: Unit) -> None:
-        with torch.inference_mode(False):
-            everyone = self._collect(unit)
-            self._whole = unit  # from here on there is something to release
-            start = 0
-            for parameter in unit.parameters:
-                share = self._shares[parameter]
-                stop = start + share.part.nbytes
-                values = everyone[:, start:stop].reshape(-1).view(parameter.dtype)
-                parameter.data = values[: share.shape.numel()].view(share.shape)
-                self._by_storage[parameter.untyped_storage().data_ptr()] = parameter
-                start = stop
+            work = _all_gather(everyone, unit.bytes_B, async_op=True)
+        self._gathered.append(unit)
+        return _Coming(unit, everyone.view(self._count, length), work)
 
     def _pack(self, tensor: Tensor) -> Tensor | _Saved:
         parameter = self._by_storage.get(tensor.untyped_storage().data_ptr())
@@ -191,7 +224,7 @@ class GatheredWeights:
     def _unpack(self, saved: Tensor | _Saved) -> Tensor:
         if isinstance(saved, Tensor):
             return saved
-        self.gather(self._units[saved.parameter])
+        self._gather(self._units[saved.parameter])
         return saved.parameter.data.as_strided(saved.size, saved.stride, saved.offset)
 
 

@@ -32,20 +32,17 @@ class Lockstep:
     def run(self, compute: Callable[[], Result] | None) -> Result | None:
         """Run one pass together with the other ranks."""
         weights = self._weights
-        weights.release()  # what a pass outside of this left
-        weights.gathered.clear()
+        weights.start(self._order or ())
         result = None
         if compute is not None:
             with weights.in_use():
                 result = attempt(compute)
+        gathered = weights.finish()
         if self._order is None:
             if result is None:
                 raise ResourceError(
                     "a single short sample does not fit beside a rank's share of the model: raise workers.shards"
                 )
-            self._order = list(weights.gathered)
-        for unit in self._order[len(weights.gathered) :]:
-            weights.take_part(unit)
-        weights.release()
-        assert weights.gathered == self._order, "this pass gathered other weights than the first of its kind"
+            self._order = gathered
+        assert gathered == self._order, "this pass gathered other weights than the first of its kind"
         return result
