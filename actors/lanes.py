@@ -15,6 +15,7 @@ from actors.culprits import without_culprits
 from clusterucb.run.tasks import Answer, Job, Stage, Task
 
 Value = TypeVar("Value")
+_PATIENCE_S = 2.0
 LossKind = Literal["died", "hung", "node"]
 
 
@@ -264,10 +265,12 @@ class _Drain:
     async def _listen(self, ring: "asyncio.Future[None]") -> None:
         """Wait until something changes; say so where nobody works."""
         self._report()
+        patience_s = min(_PATIENCE_S, self._dispatcher.idle_s)
         while not ring.done():
-            if not self._dispatcher.lanes:
+            await asyncio.wait([ring], timeout=patience_s)
+            if not (ring.done() or self._dispatcher.lanes):
                 self._dispatcher.notices.idle()
-            await asyncio.wait([ring], timeout=self._dispatcher.idle_s)
+            patience_s = self._dispatcher.idle_s
 
     def _report(self) -> None:
         lanes = self._dispatcher.lanes

@@ -16,6 +16,7 @@ from clusterucb.errors import ResourceError
 
 LOCAL = "local"
 _LOOPBACK = "127.0.0.1"
+_LOOPBACK_NAMES = (_LOOPBACK, "localhost")
 _PROBE_S = 10.0
 _STORE_BYTES = 512 * 2**20
 _LOCAL_ENVIRONMENT = {
@@ -30,6 +31,8 @@ def choose_address(address: str | None) -> str:
     where = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if where == LOCAL:
         os.environ.pop("RAY_ADDRESS", None)
+        os.environ.update(_LOCAL_ENVIRONMENT)
+    elif where.rpartition(":")[0] in _LOOPBACK_NAMES:  # or Ray looks for the head at the machine's other address
         os.environ.update(_LOCAL_ENVIRONMENT)
     return where
 

@@ -38,7 +38,13 @@ def select(config: RunConfig, folder: RunFolder, address: str, view: View) -> Su
 def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: Work) -> None:
     """Prepare `folder` and do the work there; features that are there need no cluster."""
     with view, _stoppable() as stop:
-        prepared = prepare(config, folder, view.reading)
+
+        def reading(what: str, rows: int) -> None:
+            if stop.is_set():
+                raise Stopped(f"stopped while reading the {what}: run again to begin anew")
+            view.reading(what, rows)
+
+        prepared = prepare(config, folder, reading)
         try:
             for note in prepared.notes:
                 view(Note(text=note))
