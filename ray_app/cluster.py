@@ -32,9 +32,22 @@ def choose_address(address: str | None) -> str:
     if where == LOCAL:
         os.environ.pop("RAY_ADDRESS", None)
         os.environ.update(_LOCAL_ENVIRONMENT)
-    elif where.rpartition(":")[0] in _LOOPBACK_NAMES:  # or Ray looks for the head at the machine's other address
-        os.environ.update(_LOCAL_ENVIRONMENT)
+    else:
+        host, _, port = where.rpartition(":")
+        if host in _LOOPBACK_NAMES and port.isdecimal() and not _answers_outside(int(port)):
+            os.environ.update(_LOCAL_ENVIRONMENT)  # or Ray would look for the head at the machine's other address
     return where
+
+
+def _answers_outside(port: int) -> bool:
+    """Whether what listens on a port of this machine does so beyond loopback too."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks for the route
+            socket.create_connection((probe.getsockname()[0], port), _PROBE_S).close()
+        except (OSError, OverflowError):
+            return False
+    return True
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """A local Ray listens on loopback only; a cluster that is not there is a clear error."""
 
+import os
+import socket
 import subprocess
 import sys
 
@@ -36,6 +38,18 @@ def test_the_address_asked_for_comes_before_the_environment(monkeypatch: pytest.
     assert choose_address("other:6379") == "other:6379"
     assert choose_address("local") == "local"
     assert choose_address(None) == "local"
+
+
+@pytest.mark.parametrize("listens_on, switched", [("127.0.0.1", "0"), ("0.0.0.0", None)])
+def test_a_head_on_loopback_alone_is_reached_there(
+    monkeypatch: pytest.MonkeyPatch, listens_on: str, switched: str | None
+):
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with socket.create_server((listens_on, 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        assert choose_address(address) == address
+    assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == switched
 
 
 @pytest.mark.ray
