@@ -40,7 +40,7 @@ def test_the_address_asked_for_comes_before_the_environment(monkeypatch: pytest.
     assert choose_address(None) == "local"
 
 
-@pytest.mark.parametrize("listens_on, switched", [("127.0.0.1", "0"), ("0.0.0.0", None)])
+@pytest.mark.parametrize(("listens_on", "switched"), [("127.0.0.1", "0"), ("0.0.0.0", None)])
 def test_a_head_on_loopback_alone_is_reached_there(
     monkeypatch: pytest.MonkeyPatch, listens_on: str, switched: str | None
 ):
