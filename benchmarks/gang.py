@@ -9,11 +9,18 @@ and of process time, that is ranks x wall time, for a sample: what a device is h
 disturbs wall time most.
 """
 
+import os
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))
+
+# Ray reads its environment when it is imported.
 import numpy as np
 import psutil
 import ray
@@ -47,7 +54,13 @@ def main() -> None:
     config = build_config(
         {"pool": {"path": "-"}, "target": {"path": "-"}, "model": {"base": options.model, "lora": lora}}, ()
     ).model_dump_json()
-    ray.init("local", num_cpus=options.ranks + 1, include_dashboard=False, _node_ip_address="127.0.0.1")
+    ray.init(
+        "local",
+        num_cpus=options.ranks + 1,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+    )
     size = WorkerSize(num_gpus=0.0, num_cpus=1.0, memory=0, shards=options.ranks)
     gang = Gang(config, options.threads, size)
     alone: Any = GradientActor.options(num_cpus=1).remote(config, options.threads)

@@ -11,10 +11,10 @@ import ray
 import torch
 from gradient_cases import batch_of
 from ray.exceptions import RayActorError
-from ray.util import placement_group_table
+from ray.util import placement_group, placement_group_table
 from tiny_models import saved, tiny_llama
 
-from actors.gang import Gang
+from actors.gang import Gang, _owner, _remove_orphans
 from actors.resources import WorkerSize
 from clusterucb.config import RunConfig
 from clusterucb.gradients.targets import combine
@@ -46,6 +46,8 @@ def config(tmp_path: Path) -> RunConfig:
 
 
 def test_a_gang_answers_as_one_worker_and_dies_with_any_rank(cluster: None, config: RunConfig) -> None:
+    _remove_orphans.cache_clear()
+    placement_group([{"CPU": 1.5}], name=f"{_owner()}earlier")  # as an earlier life of this process would leave
     gang = Gang(config.model_dump_json(), 1, WorkerSize(num_gpus=0.0, num_cpus=0.5, memory=0, shards=2))
     info = ray.get(gang.front.load.remote())
     assert info.device == "2 x cpu"
