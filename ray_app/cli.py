@@ -173,7 +173,7 @@ def compare(
     earlier: Annotated[
         Path | None, typer.Option(help="Table of an earlier checkpoint, whose sketches are features `earlier`.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; runs/compare-<name> where it is left out.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder; runs/compare-<name> where it is left out.")] = None,
     set_: Set = None,
     address: Address = None,
     quiet: Quiet = False,
@@ -183,13 +183,14 @@ def compare(
     from ray_app.cluster import choose_address
 
     where = choose_address(address)  # before Ray is imported
+    from clusterucb.run.run_folder import RunFolder
     from clusterucb.settings import load_config
     from ray_app.compare import Recorded, compare_recorded, compare_runs, print_comparison, settings_of, wanted
 
     asked = wanted(allocators, features, budgets, seeds)
     mode = "quiet" if quiet else "json" if json else "bar"
     name = config.stem if config is not None else table.stem if table is not None else ""
-    folder = (out or Path("runs") / f"compare-{name}").resolve()
+    folder = RunFolder.open(out or f"runs/compare-{name}")
     if table is not None:
         settings = settings_of(table, set_ or ()) if config is None else load_config(config, set_ or ())
         comparison = compare_recorded(Recorded(table, target, earlier), settings, asked, folder, mode)

@@ -19,7 +19,8 @@ from clusterucb.compare.comparison_table import Comparison, Line, Spread, averag
 from clusterucb.compare.recorded import RecordedTable
 from clusterucb.config import RunConfig
 from clusterucb.errors import ConfigError, DataError, Stopped
-from clusterucb.run.run_folder import RunFolder, write_atomically
+from clusterucb.run.disk import write_atomically
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.settings import build_config
 from ray_app.views import Mode, view_of
 
@@ -71,7 +72,7 @@ def settings_of(table: Path, overrides: Sequence[str]) -> RunConfig:
     return build_config({"pool": rows, "target": dict(rows), "model": {"base": str(table)}}, overrides)
 
 
-def compare_runs(config: RunConfig, wanted: Wanted, out: Path, address: str, mode: Mode) -> Comparison:
+def compare_runs(config: RunConfig, wanted: Wanted, out: RunFolder, address: str, mode: Mode) -> Comparison:
     """Compare on the configuration's own pool; what is missing of features and rewards is computed first."""
     from clusterucb.compare.reference import (
         GRADIENT,
@@ -91,8 +92,8 @@ def compare_runs(config: RunConfig, wanted: Wanted, out: Path, address: str, mod
     kinds = wanted.features or default_kinds(config)
     check_kinds(kinds, config)
     plan = plan_of(wanted.allocators, wanted.budgets, wanted.seeds, config)
-    reference = RunFolder(out / "reference")
-    folders = {kind: RunFolder(out / f"features-{kind}") for kind in kinds}
+    reference = RunFolder.open(f"{out.location}/reference")
+    folders = {kind: RunFolder.open(f"{out.location}/features-{kind}") for kind in kinds}
     with contextlib.ExitStack() as stack:
         if not reference.finished:
             stack.enter_context(connected(address))  # once for all that follows
@@ -103,21 +104,21 @@ def compare_runs(config: RunConfig, wanted: Wanted, out: Path, address: str, mod
                     check_plan(plan, config, int(open_prepared(folder)[0].usable_N.sum()))
             select(reference_config(config), reference, address, view_of(mode))
         except Stopped:
-            raise Stopped(f"stopped; everything computed is kept in {out}: the same command goes on") from None
+            raise Stopped(f"stopped; everything computed is kept in {out.location}: the same command goes on") from None
+    for folder in (reference, *folders.values()):
+        folder.take_over()
     features = [read_features(kind, folder, reference) for kind, folder in folders.items()]
     return _judge(read_reference(reference), features, plan, config, out, mode)
 
 
-def compare_recorded(recorded: Recorded, config: RunConfig, wanted: Wanted, out: Path, mode: Mode) -> Comparison:
+def compare_recorded(recorded: Recorded, config: RunConfig, wanted: Wanted, out: RunFolder, mode: Mode) -> Comparison:
     """Compare on a recorded table; of the configuration count clusters, search, selection and seed."""
     table = RecordedTable(recorded.table)
     earlier = None if recorded.earlier is None else RecordedTable(recorded.earlier)
-    kinds = wanted.features or (*table.kinds, *(() if earlier is None else ("earlier",)))
-    features: list[PoolFeatures] = []
-    for kind in kinds:
-        if kind == "earlier" and earlier is None:
-            raise DataError("earlier features are sketches of an earlier table: name it with --earlier")
-        features.append(earlier.earlier_features(table) if kind == "earlier" and earlier else table.features(kind))
+    brought = () if earlier is None else ("earlier", "earlier+influence+match")
+    features = [
+        table.described(kind, recorded.target, earlier) for kind in wanted.features or (*table.kinds, *brought)
+    ]
     plan = plan_of(wanted.allocators, wanted.budgets, wanted.seeds, config)
     return _judge(table.reference(recorded.target), features, plan, config, out, mode)
 
@@ -127,7 +128,7 @@ def _judge(
     features: Sequence[PoolFeatures],
     plan: Plan,
     config: RunConfig,
-    out: Path,
+    out: RunFolder,
     mode: Mode,
 ) -> Comparison:
     """Simulate every trial; write CSV, JSON and plot."""
@@ -147,20 +148,23 @@ def _judge(
     comparison = Comparison(
         pool=usable, selected=config.selection.size(usable), seeds=plan.seeds, lines=averages(found)
     )
-    write_csv(out / "compare.csv", found)
-    write_atomically(out / "compare.json", comparison.model_dump_json(indent=1) + "\n")
-    plot(comparison, out / "compare")
+    write_csv(out.path / "compare.csv", found)
+    write_atomically(out.path / "compare.json", comparison.model_dump_json(indent=1) + "\n")
+    plot(comparison, out.path / "compare")
+    for ending in ("csv", "json", "png", "svg"):
+        out.replica.put(out.path / f"compare.{ending}")
     return comparison
 
 
-def print_comparison(comparison: Comparison, out: Path, console: Console) -> None:
+def print_comparison(comparison: Comparison, out: RunFolder, console: Console) -> None:
     """Print a table a metric, one column a budget, and where the files are."""
     for metric, title in _METRICS:
         console.print(_table(comparison, metric, title.format(k=comparison.selected)))
     console.print(
         f"mean ± standard deviation over {len(comparison.seeds)} seeds; {comparison.pool} usable samples, "
         f"{comparison.selected} selected; exhaustive scoring is 1 in recall, influence and cost\n"
-        f"every trial is in {out / 'compare.csv'}, the means in compare.json, the plot in compare.png and compare.svg",
+        f"every trial is in {out.location}/compare.csv, the means in compare.json, the plot in compare.png and "
+        f"compare.svg",
         highlight=False,
         soft_wrap=True,
     )

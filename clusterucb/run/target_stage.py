@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
 from clusterucb.data.tokens import TokenStore
+from clusterucb.errors import RunFolderError
 from clusterucb.gradients.targets import TargetBank, TargetPart, combine
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.costs import cost_of, save_cost
@@ -64,4 +66,8 @@ def target_batches(target: TokenStore, batch_tokens: int) -> list[tuple[str, Int
 
 def load_bank(state: Path) -> TargetBank:
     """Return the bank of a run whose target stage is drained."""
-    return TargetBank.load(state / "target.safetensors")
+    path = state / "target.safetensors"
+    try:
+        return TargetBank.load(path)
+    except SafetensorError as error:
+        raise RunFolderError(f"{path} is damaged ({error}): delete it to compute the target again") from None

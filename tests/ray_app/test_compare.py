@@ -32,7 +32,7 @@ def out(settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -
     """Folder of a finished comparison."""
     folder = tmp_path_factory.mktemp("compared") / "out"
     config = config_of(settings, "workers.count=1")
-    compare_runs(config, Wanted(("ucb_beta", "uniform"), (), (0.4,), 1), folder, LOCAL, "quiet")
+    compare_runs(config, Wanted(("ucb_beta", "uniform"), (), (0.4,), 1), RunFolder(folder), LOCAL, "quiet")
     return folder
 
 
@@ -58,7 +58,9 @@ def test_a_comparison_leaves_table_means_and_plot(out: Path):
 def test_other_allocators_budgets_and_clusters_compute_nothing_again(settings, out: Path):
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/state/*.journal")}
     wanted = Wanted(("ucb1", "thresh_normal"), ("gradient", "hidden"), (0.3, 0.5), 2)
-    found = compare_runs(config_of(settings, "clusters.k=5", "selection.count=9"), wanted, out, NOWHERE, "quiet")
+    found = compare_runs(
+        config_of(settings, "clusters.k=5", "selection.count=9"), wanted, RunFolder(out), NOWHERE, "quiet"
+    )
     assert found.selected == 9
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/state/*.journal")} == before
     assert len(rows_of(out)) == 1 + 2 * 2 * 2 * 2
@@ -67,7 +69,7 @@ def test_other_allocators_budgets_and_clusters_compute_nothing_again(settings, o
 @pytest.mark.ray
 def test_a_trial_draws_what_the_run_draws_and_costs_what_it_costs(settings, out: Path, tmp_path: Path):
     config = config_of(settings, "audit.samples=0")
-    compare_runs(config, Wanted(("ucb_beta",), ("hidden",), (0.4,), 1), out, NOWHERE, "quiet")
+    compare_runs(config, Wanted(("ucb_beta",), ("hidden",), (0.4,), 1), RunFolder(out), NOWHERE, "quiet")
     trial = rows_of(out)[1]
     run = run_here(config, tmp_path / "run")
     summary = json.loads(run.summary_file.read_text())
@@ -82,10 +84,9 @@ def test_a_trial_draws_what_the_run_draws_and_costs_what_it_costs(settings, out:
 
 
 def test_what_the_configuration_cannot_give_is_refused_before_anything_runs(settings, tmp_path: Path):
+    wanted = Wanted(("ucb1",), ("embedding",), (0.2,), 1)
     with pytest.raises(ConfigError, match=r"features\.encoder"):
-        compare_runs(
-            config_of(settings), Wanted(("ucb1",), ("embedding",), (0.2,), 1), tmp_path / "out", NOWHERE, "quiet"
-        )
+        compare_runs(config_of(settings), wanted, RunFolder(tmp_path / "out"), NOWHERE, "quiet")
     assert not (tmp_path / "out").exists()
 
 
