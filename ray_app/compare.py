@@ -116,9 +116,7 @@ def compare_recorded(recorded: Recorded, config: RunConfig, wanted: Wanted, out:
     table = RecordedTable(recorded.table)
     earlier = None if recorded.earlier is None else RecordedTable(recorded.earlier)
     brought = () if earlier is None else ("earlier", "earlier+influence+match")
-    features = [
-        table.described(kind, recorded.target, earlier) for kind in wanted.features or (*table.kinds, *brought)
-    ]
+    features = [table.described(kind, recorded.target, earlier) for kind in wanted.features or (*table.kinds, *brought)]
     plan = plan_of(wanted.allocators, wanted.budgets, wanted.seeds, config)
     return _judge(table.reference(recorded.target), features, plan, config, out, mode)
 

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 
 import ray
@@ -14,7 +15,7 @@ from actors.coordinator import Coordinator, CoordinatorActor, Outcome, Work
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
 from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
-from clusterucb.run.events import Note, Progressed, parse_event
+from clusterucb.run.events import Note, Progressed, Started, parse_event
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
@@ -23,7 +24,8 @@ from ray_app.cluster import connected
 from ray_app.views import View
 
 _POLL_S = 0.25
-_BARREN_STARTS = 5
+_BARREN_LIVES = 5
+_UNREACHED_S = 300.0
 
 
 def select(config: RunConfig, folder: RunFolder, address: str, view: View) -> Summary:
@@ -88,8 +90,8 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
 
 def _join(coordinator: ActorProxy[Coordinator], folder: RunFolder, view: View, stop: threading.Event) -> Outcome:
     """Have the coordinator run and show its events until it ends; join again where Ray started it again."""
-    barren, asked = 0, False
-    while barren < _BARREN_STARTS:
+    barren, asked, reached = 0, False, time.monotonic()
+    while True:
         running, seen = coordinator.run.remote(), 0
         try:
             while True:
@@ -98,21 +100,30 @@ def _join(coordinator: ActorProxy[Coordinator], folder: RunFolder, view: View, s
                     asked = True
                 ready, _ = ray.wait([running], timeout=_POLL_S)
                 lines = ray.get(coordinator.events.remote(seen))
-                seen += len(lines)
+                seen, reached = seen + len(lines), time.monotonic()
                 for line in lines:
                     event = parse_event(line)
-                    barren = 0 if isinstance(event, Progressed) else barren
+                    barren = 0 if isinstance(event, Progressed) else barren + isinstance(event, Started)
                     view(event)
                 if ready:
                     return ray.get(running)
+                if barren > _BARREN_LIVES:
+                    raise ResourceError(
+                        f"the coordinator died {_BARREN_LIVES} times without getting anywhere: see the Ray logs, then "
+                        f"run again to go on"
+                    )
         except ActorUnavailableError:
-            barren += 1
+            if time.monotonic() - reached > _UNREACHED_S:
+                raise ResourceError(
+                    f"the coordinator died and was not started again within {_UNREACHED_S:.0f} s: see the Ray logs, "
+                    f"then run again to go on"
+                ) from None
+            time.sleep(_POLL_S)
         except ActorDiedError as error:
             if folder.finished:  # another driver watched too, and dismissed it
                 return Outcome("finished")
             words = " ".join(str(error).split())[:300]
             raise ResourceError(f"the coordinator died: {words}; run again to go on") from None
-    raise ResourceError(f"the coordinator died {barren} times in a row: see the Ray logs, then run again to go on")
 
 
 def _dismiss(folder: RunFolder) -> None:

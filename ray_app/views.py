@@ -88,8 +88,9 @@ class BarView:
     Where no terminal is (the log of a job, a file) a line now and then stands for the bar.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<9}"),
@@ -106,7 +107,7 @@ class BarView:
         self._samples = 0
         self._best = float("-inf")
         self._failed = 0
-        self._spoke = 0.0
+        self._spoke = clock()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -152,14 +153,13 @@ class BarView:
                 self._task = self._progress.add_task(
                     event.stage, total=event.total, completed=event.done, rate="", best=""
                 )
-                self._began, self._samples, self._best, self._failed = time.monotonic(), 0, float("-inf"), 0
+                self._began, self._samples, self._best, self._failed = self._clock(), 0, float("-inf"), 0
             case Progressed() if self._task is not None:
                 self._advance(self._task, event)
             case StageFinished() if self._task is not None:
                 done = self._progress.tasks[self._task].completed
                 self._progress.update(self._task, total=done)
-                self._spoke = 0.0
-                self._speak(event.stage, "samples, done")
+                self._speak(event.stage, "samples, done", last=True)
             case Cancelled() | Failed():
                 self._console.print(event.event, style="red")
             case _:
@@ -169,17 +169,18 @@ class BarView:
         self._samples += event.samples
         self._failed += event.failed
         self._best = max(self._best, event.best if event.best is not None else float("-inf"))
-        rate = self._samples / max(time.monotonic() - self._began, 1e-9)
+        rate = self._samples / max(self._clock() - self._began, 1e-9)
         best = "" if self._best == float("-inf") else f"best {self._best:.3f}"
         failed = f" {self._failed} failed" if self._failed else ""
         self._progress.update(task, advance=event.samples, rate=f"{rate:.1f}/s", best=best + failed)
         self._speak(event.stage, f"samples, {rate:.1f}/s {best}{failed}".rstrip())
 
-    def _speak(self, what: str, how: str) -> None:
-        """Say in a line how far the newest task is, at most every `_LINE_S` seconds, where no bar shows it."""
-        if self._console.is_terminal or time.monotonic() - self._spoke < _LINE_S:
+    def _speak(self, what: str, how: str, last: bool = False) -> None:
+        """Say in a line how far the newest task is, every `_LINE_S` seconds and at its end, where no bar shows it."""
+        now = self._clock()
+        if self._console.is_terminal or not (last or now - self._spoke >= _LINE_S):
             return
-        self._spoke = time.monotonic()
+        self._spoke = now
         task = self._progress.tasks[-1]
         total = "" if task.total is None else f" of {task.total:.0f}"
         self._console.print(f"{what}: {task.completed:.0f}{total} {how}", highlight=False, markup=False)

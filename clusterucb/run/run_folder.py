@@ -75,7 +75,6 @@ class RunFolder:
         self.summary_file = path / "summary.json"
         self.report_file = path / "report.html"
         self.state = path / "state"
-        self.lock_file = self.state / "lock"
         self.cancel_file = self.state / "cancel"
 
     @staticmethod

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def shown() -> tuple[Console, io.StringIO]:
     out = io.StringIO()
-    return Console(file=out, width=120), out
+    return Console(file=out, width=120, force_terminal=True, color_system=None), out
 
 
 def test_the_status_counts_what_the_run_did(folder: RunFolder):
