@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CACHE ?= .cache
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test check chaos bench clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+chaos: setup
+	$(BIN)/python tests/chaos.py
 
 bench: setup $(CACHE)/SmolLM2-135M-Instruct/config.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gradients.py --model $(CACHE)/SmolLM2-135M-Instruct
