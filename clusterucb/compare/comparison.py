@@ -6,7 +6,7 @@ run draws exactly what that run draws; costs follow `clusterucb.run.costs`, feat
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ from clusterucb.errors import ConfigError
 from clusterucb.features.clustering import Features, fit, resolve_k
 from clusterucb.run.streams import Streams
 from clusterucb.search.ledger import buys
+from clusterucb.search.predictive import Knowledge
 from clusterucb.types import IntArray
 
 Real = npt.NDArray[np.float64]
@@ -59,6 +60,13 @@ class PoolFeatures:
     usable_N: npt.NDArray[np.bool_]
     cost: float
     """Tokens weighted by passes; 0 where an earlier run has paid."""
+    beside: Knowledge = field(default_factory=Knowledge)
+    """What prediction sees besides the matrix."""
+
+    @property
+    def known(self) -> Knowledge:
+        """Everything that prediction sees."""
+        return Knowledge((self.matrix_NF, *self.beside.matrices), self.beside.columns, self.beside.factors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +137,7 @@ def check_plan(plan: Plan, settings: config.RunConfig, num_usable: int) -> None:
             f"the selection of {selected} samples exceeds what a budget of {least:g} buys of {num_usable}: lower "
             f"selection.share or selection.count, or leave that budget out"
         )
-    if any(allocator.kind != "uniform" for allocator in plan.allocators):
+    if any(allocator.kind not in ("uniform", "predictive") for allocator in plan.allocators):
         k, start = resolve_k(settings.clusters, num_usable, least), settings.search.cold_start_min
         if min(num_usable, k * start) > buys(least, num_usable):
             raise ConfigError(
@@ -178,7 +186,7 @@ def _trial(
     search = settings.search.model_copy(update={"allocator": allocator, "budget": budget})
     usable = int((labels_N >= 0).sum())
     share = settings.selection.size(usable) / usable
-    run = simulate(reference.rewards_N, labels_N, search, share, Streams.of(seed).search)
+    run = simulate(reference.rewards_N, labels_N, search, share, Streams.of(seed).search, features.known)
     tokens = float(reference.tokens_N[run.drawn].sum()) * (1 + run.ledger.failed / max(1, len(run.drawn)))
     return Trial(
         features=features.name,

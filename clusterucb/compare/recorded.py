@@ -1,7 +1,12 @@
 """A recorded table in place of a reference run: rewards, features and lengths of a pool in one `.npz` file.
 
 Arrays, N rows each: `influence_<target>` (N, S), one column a subtask; `sketch` or `hidden` or both (N, F);
-`num_tokens` (N,) where costs should count tokens rather than samples; `id` (N,) where two tables meet.
+`num_tokens` (N,) where costs should count tokens rather than samples; `id` (N,) where two tables meet. For prediction
+also `source` (N,), and `target_sketch_<target>` (S, F), which a later checkpoint's target has in the sketch's space.
+
+Features are named by their parts, joined by `+`: `earlier+influence+match` are an earlier table's sketches and its
+influence on the same target, and the products of its sketches with this table's target. Clusters come from the first
+part alone; prediction sees all of them.
 """
 
 import zipfile
@@ -14,13 +19,22 @@ import numpy.typing as npt
 
 from clusterucb.compare.comparison import PoolFeatures, Reference
 from clusterucb.errors import DataError
+from clusterucb.search.predictive import Columns, Factor, Knowledge
 from clusterucb.types import IntArray
 
-_INFLUENCE = "influence_"
+_INFLUENCE, _TARGET_SKETCH = "influence_", "target_sketch_"
 _ARRAYS = {"hidden": "hidden", "gradient": "sketch"}
 """Array that holds each kind of features."""
 _PASSES = {"hidden": 1.0, "gradient": 2.0}
 """Passes over the pool that each kind costs: forward only, or forward and backward."""
+_BESIDE = ("influence", "match", "source")
+"""Parts that only prediction sees: they cannot be clustered."""
+
+
+def _named(part: str, earlier: "RecordedTable | None") -> "RecordedTable":
+    if earlier is None:
+        raise DataError(f"{part} features come from an earlier table: name it with --earlier")
+    return earlier
 
 
 class RecordedTable:
@@ -47,17 +61,36 @@ class RecordedTable:
         """Features that were recorded."""
         return tuple(kind for kind, name in _ARRAYS.items() if name in self._names)
 
-    def reference(self, target: str | None) -> Reference:
-        """Return the rewards for a target, which may be left out where there is only one."""
-        if target is None and len(self.targets) == 1:
-            target = self.targets[0]
-        if target not in self.targets:
+    def target(self, name: str | None) -> str:
+        """Return the target of that name, which may be left out where there is only one."""
+        if name is None and len(self.targets) == 1:
+            return self.targets[0]
+        if name not in self.targets:
             raise DataError(
                 f"{self.path} holds influence on {', '.join(self.targets) or 'no target'}: choose one with --target"
             )
-        influence_NS = self._read(f"{_INFLUENCE}{target}")
-        if influence_NS.ndim == 1:
-            influence_NS = influence_NS[:, None]
+        return name
+
+    def influence(self, target: str | None) -> npt.NDArray[Any]:
+        """Return the influence on each subtask of a target, N x S."""
+        influence_NS = self._read(f"{_INFLUENCE}{self.target(target)}")
+        return influence_NS[:, None] if influence_NS.ndim == 1 else influence_NS
+
+    def target_sketches(self, target: str) -> npt.NDArray[Any]:
+        """Return the sketch of each subtask of a target, S x F."""
+        if f"{_TARGET_SKETCH}{target}" not in self._names:
+            raise DataError(f"{self.path} holds no {_TARGET_SKETCH}{target}: leave the part `match` out")
+        return self._read(f"{_TARGET_SKETCH}{target}")
+
+    def sources(self) -> IntArray:
+        """Return where each sample comes from, as a number."""
+        if "source" not in self._names:
+            raise DataError(f"{self.path} holds no source: leave the part `source` out")
+        return np.unique(self._read("source"), return_inverse=True)[1].astype(np.int64)
+
+    def reference(self, target: str | None) -> Reference:
+        """Return the rewards for a target, which may be left out where there is only one."""
+        influence_NS = self.influence(target)
         rewards_N: npt.NDArray[np.float64] = influence_NS.max(axis=1).astype(np.float64)
         return Reference(rewards_N, np.ones(len(rewards_N), np.bool_), self._tokens_N(len(rewards_N)))
 
@@ -77,6 +110,38 @@ class RecordedTable:
         if self._pool() != later._pool():
             raise DataError(f"{self.path} and {later.path} hold other samples, or in another order: record one pool")
         return PoolFeatures("earlier", sketches.matrix_NF, sketches.usable_N, 0.0)
+
+    def described(self, parts: str, target: str | None, earlier: "RecordedTable | None") -> PoolFeatures:
+        """Return the features that parts joined by `+` name; `earlier` is the table of an earlier checkpoint."""
+        first, *rest = parts.split("+")
+        base = self._matrix(first, earlier)
+        more = [self._matrix(part, earlier) for part in rest if part not in _BESIDE]
+        columns: list[Columns] = []
+        factors: list[Factor] = []
+        for part in rest:
+            if part == "source":
+                factors.append(Factor(part, self.sources()))
+            elif part in _BESIDE:
+                columns.append(Columns(part, self._column(part, target, earlier)))
+        beside = Knowledge(tuple(each.matrix_NF for each in more), tuple(columns), tuple(factors))
+        usable_N = np.logical_and.reduce([base.usable_N, *(each.usable_N for each in more)])
+        return PoolFeatures(parts, base.matrix_NF, usable_N, base.cost + sum(each.cost for each in more), beside)
+
+    def _matrix(self, part: str, earlier: "RecordedTable | None") -> PoolFeatures:
+        return _named(part, earlier).earlier_features(self) if part == "earlier" else self.features(part)
+
+    def _column(self, part: str, target: str | None, earlier: "RecordedTable | None") -> npt.NDArray[np.float64]:
+        before = _named(part, earlier)
+        sketches_ND = before.earlier_features(self).matrix_NF  # checks that both hold one pool
+        if part == "influence":
+            return before.influence(self.target(target)).astype(np.float64)
+        wanted_SD = self.target_sketches(self.target(target)).astype(np.float64)
+        if wanted_SD.shape[1] != sketches_ND.shape[1]:
+            raise DataError(
+                f"{before.path} has sketches of {sketches_ND.shape[1]} numbers, {self.path} a target of "
+                f"{wanted_SD.shape[1]}: leave the part `match` out"
+            )
+        return sketches_ND.astype(np.float64) @ wanted_SD.T
 
     def _pool(self) -> list[Any]:
         """Return the ids, or one number a row where there are none."""

@@ -1,7 +1,7 @@
 """Draws by prediction: fit what is known, then take the samples of largest expected gain over the top-k threshold.
 
 Round 0 is spread over the clusters in proportion to their size. Every further round is predicted before it is seen;
-while those predictions are worse than the clusters' means, rounds are drawn as the fall-back allocator draws them, and
+while those predictions show no skill beyond that of the clusters' means, rounds are drawn as the fall-back draws them, and
 the model goes on predicting, so that it can take over again. Invariant: a chooser fed the same rounds in the same order
 names the same samples, to the byte.
 """
@@ -82,7 +82,7 @@ class PredictiveChooser:
         if not arms.count_K.any():  # every draw failed so far
             return self._named(self._next_of_arms(arms, size), None)
         model = fit(self._moments, self._working.groups_C)
-        samples = best(self._gains_N(model), size) if self.skill.shown else self._next_of_arms(arms, size)
+        samples = self._next_of_arms(arms, size) if self.skill.lost else best(self._gains_N(model), size)
         return self._named(samples, (self._predicted(model, samples), self._by_cluster(arms, samples)))
 
     def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
