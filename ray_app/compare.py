@@ -18,7 +18,7 @@ from clusterucb.compare.comparison import Plan, PoolFeatures, Reference, check_p
 from clusterucb.compare.comparison_table import Comparison, Line, Spread, averages, write_csv
 from clusterucb.compare.recorded import RecordedTable
 from clusterucb.config import RunConfig
-from clusterucb.errors import ConfigError, DataError, Stopped
+from clusterucb.errors import ConfigError, Stopped
 from clusterucb.run.disk import write_atomically
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.settings import build_config

@@ -1,8 +1,8 @@
 """Draws by prediction: fit what is known, then take the samples of largest expected gain over the top-k threshold.
 
 Round 0 is spread over the clusters in proportion to their size. Every further round is predicted before it is seen;
-while those predictions show no skill beyond that of the clusters' means, rounds are drawn as the fall-back draws them, and
-the model goes on predicting, so that it can take over again. Invariant: a chooser fed the same rounds in the same order
+while those predictions show no skill beyond the clusters' means, rounds are drawn as the fall-back draws them, and the
+model goes on predicting, so that it can take over again. Invariant: a chooser fed the same rounds in the same order
 names the same samples, to the byte.
 """
 
@@ -16,7 +16,7 @@ from clusterucb.search.order import ArmOrder
 from clusterucb.search.predictive.gain import best, log_expected_gain, top_threshold
 from clusterucb.search.predictive.known import Knowledge
 from clusterucb.search.predictive.posterior import Moments, Posterior, fit
-from clusterucb.search.predictive.skill import Forecast, Skill
+from clusterucb.search.predictive.skill import Skill
 from clusterucb.search.predictive.working_set import WorkingSet
 from clusterucb.search.rounds import cluster_start_K, round_size
 from clusterucb.search.shrinkage import components
@@ -50,7 +50,7 @@ class PredictiveChooser:
         self._open_N: npt.NDArray[np.bool_] = labels_N >= 0
         self._moments = Moments.empty(len(working.groups_C), len(cold_K))
         self._rewards: list[Real] = []
-        self._forecasts: list[tuple[IntArray, Forecast, Forecast] | None] = []
+        self._forecasts: list[tuple[IntArray, Real, Real] | None] = []
         self.skill = Skill()
 
     @classmethod
@@ -83,7 +83,9 @@ class PredictiveChooser:
             return self._named(self._next_of_arms(arms, size), None)
         model = fit(self._moments, self._working.groups_C)
         samples = self._next_of_arms(arms, size) if self.skill.lost else best(self._gains_N(model), size)
-        return self._named(samples, (self._predicted(model, samples), self._by_cluster(arms, samples)))
+        labels_B = self._labels_N[samples]
+        predicted_B, _ = model.predict(self._working.rows(samples), labels_B)
+        return self._named(samples, (predicted_B, components(arms).mean_K[labels_B]))
 
     def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
         """Judge what was predicted, then learn from it."""
@@ -91,9 +93,9 @@ class PredictiveChooser:
         if not len(samples_B):
             return
         if forecast is not None:
-            named, model, clusters = forecast
+            named, model_B, clusters_B = forecast
             at = np.searchsorted(named, samples_B)
-            self.skill = self.skill.seen(model.take(at), clusters.take(at), rewards_B)
+            self.skill = self.skill.seen(model_B[at], clusters_B[at], rewards_B)
         self._moments = self._moments.add(self._working.rows(samples_B), self._labels_N[samples_B], rewards_B)
         self._rewards.append(rewards_B)
 
@@ -101,7 +103,7 @@ class PredictiveChooser:
         """Return what no round has named, ascending."""
         return np.flatnonzero(self._open_N)
 
-    def _named(self, samples: IntArray, forecasts: tuple[Forecast, Forecast] | None) -> IntArray:
+    def _named(self, samples: IntArray, forecasts: tuple[Real, Real] | None) -> IntArray:
         if not len(samples):
             return samples
         self._open_N[samples] = False
@@ -109,7 +111,7 @@ class PredictiveChooser:
             self._forecasts.append(None)
         else:
             order = np.argsort(samples)
-            self._forecasts.append((samples[order], forecasts[0].take(order), forecasts[1].take(order)))
+            self._forecasts.append((samples[order], forecasts[0][order], forecasts[1][order]))
         return samples
 
     def _next_of_arms(self, arms: ArmStatistics, size: int) -> IntArray:
@@ -131,13 +133,3 @@ class PredictiveChooser:
                 mean_B, deviation_B = model.predict(self._working.rows(block), labels_B)
                 gains_N[block] = np.where(open_B, log_expected_gain(mean_B, deviation_B, threshold), -np.inf)
         return gains_N
-
-    def _predicted(self, model: Posterior, samples: IntArray) -> Forecast:
-        return Forecast(*model.predict(self._working.rows(samples), self._labels_N[samples]))
-
-    def _by_cluster(self, arms: ArmStatistics, samples: IntArray) -> Forecast:
-        """Predict by the clusters alone, as the bandit sees them."""
-        found, labels_B = components(arms), self._labels_N[samples]
-        least = 1e-12 * max(1.0, abs(float(found.mean_K.max())))
-        deviation_K = np.sqrt(found.within + found.std_K**2)
-        return Forecast(found.mean_K[labels_B], np.maximum(deviation_K, least)[labels_B])

@@ -23,7 +23,7 @@ BLOCK_BYTES = 2**23
 """Float32 bytes of a block of rows."""
 SPARE = 16
 """Directions carried along besides the wanted ones: the iteration converges on the wanted ones faster."""
-ITERATIONS = 12
+ITERATIONS = 6
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,53 +1,40 @@
-"""Whether prediction has lost its skill: rounds predicted before they were seen, against the means of their clusters.
+"""Whether prediction shows skill beyond the clusters' means: a test on rounds predicted before they were seen.
 
-Both predictions of a draw are normal densities, made when its round was planned. The score is the sum of their log
-ratios, each bounded, older rounds fading by a tenth a round. Prediction has no skill where the score lies further below
-zero than chance would bring it: by `WORSE` times the root of the ratios' squares.
+Of every draw the model and the clusters alone predict the reward. Where the model knows more, what it says differently
+goes with what the clusters got wrong: the products of (model - clusters) and (reward - clusters) are positive in the
+mean (Chong and Hendry's encompassing test). Older rounds fade by a tenth a round. The test holds for draws that the
+model chose and for draws of the fall-back alike, so that skill can be lost and regained.
 """
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from clusterucb.search.arms import Real
-from clusterucb.types import IntArray
 
 FADING = 0.9
-BOUND = 3.0
-"""A single draw's log ratio counts for no more: an outlier is no proof."""
-WORSE = 1.64
-"""Standard errors below zero at which the clusters decide: one error in twenty."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Forecast:
-    """Normal predictions of B draws."""
-
-    mean_B: Real
-    deviation_B: Real
-
-    def log_density(self, rewards_B: Real) -> Real:
-        """Return each reward's log density, up to a constant."""
-        return -0.5 * ((rewards_B - self.mean_B) / self.deviation_B) ** 2 - np.log(self.deviation_B)
-
-    def take(self, positions: IntArray) -> "Forecast":
-        """Return the predictions of some of the draws."""
-        return Forecast(self.mean_B[positions], self.deviation_B[positions])
+BEYOND_CHANCE = 0.0
+"""Standard errors that the score has to exceed."""
+LEAST = 20
+"""Predicted draws before which the model is given the benefit of the doubt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """The score so far, and the sum of squares that says how far chance would bring it."""
+    """Faded sum of the products, of their squares, and the number of draws judged."""
 
     score: float = 0.0
     squares: float = 0.0
+    draws: int = 0
 
     @property
     def lost(self) -> bool:
-        """Whether the clusters predict better than the model, beyond chance."""
-        return self.score < -WORSE * self.squares**0.5
+        """Whether the clusters should decide the next round."""
+        return self.draws >= LEAST and self.score <= BEYOND_CHANCE * self.squares**0.5
 
-    def seen(self, model: Forecast, clusters: Forecast, rewards_B: Real) -> "Skill":
-        """Return the score with one more round."""
-        ratio_B = np.clip(model.log_density(rewards_B) - clusters.log_density(rewards_B), -BOUND, BOUND)
-        return Skill(FADING * self.score + float(ratio_B.sum()), FADING**2 * self.squares + float(ratio_B @ ratio_B))
+    def seen(self, model_B: Real, clusters_B: Real, rewards_B: Real) -> "Skill":
+        """Return the test with one more round: what model and clusters predicted, and what came."""
+        products_B = (model_B - clusters_B) * (rewards_B - clusters_B)
+        return Skill(
+            FADING * self.score + float(products_B.sum()),
+            FADING**2 * self.squares + float(products_B @ products_B),
+            self.draws + len(rewards_B),
+        )

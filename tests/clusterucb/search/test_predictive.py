@@ -9,11 +9,13 @@ from sklearn.linear_model import BayesianRidge
 
 from clusterucb import config
 from clusterucb.compare.simulate import drive, simulate
-from clusterucb.search import Search
+from clusterucb.search import Search, UcbBeta
 from clusterucb.search.predictive import Columns, Factor, Knowledge, Moments, WorkingSet, fit
+from clusterucb.search.predictive.chooser import PredictiveChooser
 from clusterucb.search.predictive.gain import best, log_expected_gain, top_threshold
 from clusterucb.search.predictive.known import indicators, standardised
 from clusterucb.search.predictive.principal import principal_components, unit
+from clusterucb.search.predictive.skill import Skill
 from clusterucb.search.rounds import cold_start_K
 from clusterucb.types import Observations
 
@@ -199,6 +201,38 @@ def test_prediction_finds_what_clusters_cannot() -> None:
 
 def test_features_that_know_nothing_cost_little() -> None:
     assert recall(config.Predictive(), 0.0, 8) > recall(config.UcbBeta(), 0.0, 8) - 0.1
+
+
+def test_skill_is_lost_by_noise_and_regained_by_knowledge() -> None:
+    rng = np.random.default_rng(0)
+    clusters, truth = np.zeros(50), rng.standard_normal((12, 50))
+    assert not Skill().lost
+    wrong = Skill()
+    for rewards in truth:
+        wrong = wrong.seen(-0.1 * rewards, clusters, rewards)
+    assert wrong.lost
+    for rewards in truth:
+        wrong = wrong.seen(0.3 * rewards + 0.3 * rng.standard_normal(50), clusters, rewards)
+    assert not wrong.lost
+
+
+def test_without_skill_the_rounds_are_the_bandits() -> None:
+    """Once predictions have failed, the next round empties the arms that the fall-back would empty."""
+    matrix_NF, labels_N, rewards_N = linear_pool(2, 0.0)
+    search = Search(labels_N, PREDICTIVE, 0.05, np.random.default_rng(3), Knowledge((matrix_NF,)))
+    chooser = search._chooser
+    assert isinstance(chooser, PredictiveChooser)
+    for _ in range(3):
+        planned = search.ask()
+        assert planned is not None
+        search.tell(planned.index, Observations(planned.samples_B, rewards_N[planned.samples_B]))
+    chooser.skill = Skill(-1.0, 0.1, 99)
+    expected = UcbBeta(1.0).draws(search.arms, search.arms.capacity_K(np.full(20, 2)), 8)
+    planned = search.ask()
+    assert planned is not None
+    got = np.bincount(planned.arms_B, minlength=20)
+    assert len(planned.samples_B) == expected.counts.sum() == 8
+    assert got[expected.arms].tolist() == expected.counts.tolist()
 
 
 @pytest.mark.parametrize("lag", [0, 1])
