@@ -27,7 +27,7 @@ demo: setup $(CACHE)/SmolLM2-135M-Instruct/config.json $(CACHE)/demo/pool.jsonl
 	$(BIN)/clusterucb select cluster_configs/runs/demo.yaml --out runs/demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

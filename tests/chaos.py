@@ -54,13 +54,13 @@ _QUICK_DEATH = {"health_check_period_ms": 1000, "health_check_timeout_ms": 3000,
 class Chaos:
     """A cluster of two nodes, the selection that runs on it, and the means to break them."""
 
-    def __init__(self, folder: Path, poison: int, rows: int) -> None:
+    def __init__(self, folder: Path, poison: int, rows: int, attempts: int) -> None:
         self.folder = folder
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
         settings = small_selection(folder, rows) | {
             "search": {"budget": 0.4, "rounds": {"first": 16}},
-            "workers": {"count": 2, "heartbeat_timeout_s": 8, "attempts": 2},
+            "workers": {"count": 2, "heartbeat_timeout_s": 8, "attempts": attempts},
             "audit": {"samples": 32},
         }
         self.config = folder / "config.yaml"
@@ -326,9 +326,9 @@ def judge(run: Run, expected: tuple[bytes, bytes]) -> Verdict:
 
 
 @contextmanager
-def chaos_in(folder: Path, poison: int = 0, rows: int = 640) -> Iterator[Chaos]:
+def chaos_in(folder: Path, poison: int = 0, rows: int = 640, attempts: int = 2) -> Iterator[Chaos]:
     """A cluster to be disturbed, ended at the end."""
-    chaos = Chaos(folder, poison, rows)
+    chaos = Chaos(folder, poison, rows, attempts)
     chaos.start()
     try:
         yield chaos
