@@ -160,11 +160,14 @@ def compare(
         Path | None, typer.Argument(metavar="[CONFIG]", help="YAML file; may be left out with --table.")
     ] = None,
     allocators: Annotated[str, typer.Option(help="Allocators, comma-separated.")] = (
-        "ucb_beta,ucb1,thresh_hard,thresh_normal,uniform"
+        "predictive,ucb_beta,ucb1,thresh_hard,thresh_normal,uniform"
     ),
     features: Annotated[
         str | None,
-        typer.Option(help="hidden, gradient, earlier, embedding, given. Default: the configuration's, and gradient."),
+        typer.Option(
+            help="hidden, gradient, earlier, embedding, given; of a table also joined parts that prediction sees "
+            "together: earlier+influence+match+source. Default: the configuration's, and gradient."
+        ),
     ] = None,
     budgets: Annotated[str, typer.Option(help="Shares of the pool, comma-separated.")] = "0.1,0.2,0.3",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of clusters and draws, counted from `seed`.")] = 4,

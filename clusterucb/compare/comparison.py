@@ -66,7 +66,7 @@ class PoolFeatures:
     @property
     def known(self) -> Knowledge:
         """Everything that prediction sees."""
-        return Knowledge((self.matrix_NF, *self.beside.matrices), self.beside.columns, self.beside.factors)
+        return self.beside.with_matrix(self.matrix_NF)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from clusterucb.errors import ConfigError, RunFolderError
 from clusterucb.run.costs import saved_costs, weighted_tokens
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.preparation import open_prepared
+from clusterucb.run.prior_knowledge import known_beside
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable
@@ -90,7 +91,8 @@ def read_features(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFea
         cost = sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "features")
     usable_N = pool.usable_N.copy()
     usable_N[[failure.sample for failure in store.failures()]] = False
-    return PoolFeatures(kind, store.matrix(), usable_N, cost)
+    beside = known_beside(kind == EARLIER, store.matrix(), pool, load_bank(reference.state))
+    return PoolFeatures(kind, store.matrix(), usable_N, cost, beside)
 
 
 def _table(reference: RunFolder) -> ScoreTable:

@@ -23,6 +23,7 @@ from clusterucb.run.feature_stage import feature_stage
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.preparation import open_prepared
+from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreLog
 from clusterucb.run.score_table import ScoreTable
@@ -32,6 +33,7 @@ from clusterucb.run.summary import summarise
 from clusterucb.run.target_stage import load_bank, target_stage
 from clusterucb.run.tasks import Stage
 from clusterucb.search import Search
+from clusterucb.search.predictive import Knowledge
 from clusterucb.selection import select
 from clusterucb.types import Clusters, IntArray, WorkerInfo
 
@@ -75,7 +77,9 @@ class SelectionRun:
             usable = np.flatnonzero(self._usable_N)
             yield from feature_stage(config, self._pool, usable, folder, store, self._emit)
             labels = self._cluster(store).labels_N
-            yield from self._search(labels)
+            predicts = config.search.allocator.kind == "predictive"
+            known = known_of(config.features, store.matrix(), self._pool, self.bank) if predicts else None
+            yield from self._search(labels, known)
         drawn = self._table("search", "pool")
         yield from self._audit(drawn)
         self._finish(labels, drawn)
@@ -115,10 +119,10 @@ class SelectionRun:
         )
         yield from self._score("pool", np.flatnonzero(self._usable_N))
 
-    def _search(self, labels_N: Labels) -> Iterator[Stage]:
+    def _search(self, labels_N: Labels, known: Knowledge | None = None) -> Iterator[Stage]:
         usable = int((labels_N >= 0).sum())
         share = self.config.selection.size(usable) / usable
-        search = Search(labels_N, self.config.search, share, self._streams.search)
+        search = Search(labels_N, self.config.search, share, self._streams.search, known)
         batch_tokens = self.config.gradients.batch_tokens
         stage = SearchStage(search, self._pool, batch_tokens, self.bank.fingerprint, self._log, self._emit)
         yield from self._announced(stage, search.ledger.limit)

@@ -3,7 +3,7 @@
 Invariant: row n is sample n of the pool; nothing here holds a reward of this run.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,12 @@ class Knowledge:
     """Feature matrices (reduced to principal components), columns and factors, side by side."""
 
     matrices: tuple[Matrix, ...] = ()
-    columns: tuple[Columns, ...] = field(default=())
-    factors: tuple[Factor, ...] = field(default=())
+    columns: tuple[Columns, ...] = ()
+    factors: tuple[Factor, ...] = ()
+
+    def with_matrix(self, matrix_NF: Matrix) -> "Knowledge":
+        """Return the same with one more matrix, before the others."""
+        return Knowledge((matrix_NF, *self.matrices), self.columns, self.factors)
 
 
 def standardised(columns: Columns, usable: IntArray) -> npt.NDArray[np.float32]:

@@ -54,3 +54,34 @@ def test_what_is_no_table_is_refused(tmp_path: Path):
     for name in ("matrix.npy", "text.npz", "missing.npz"):
         with pytest.raises(DataError, match=name):
             RecordedTable(tmp_path / name)
+
+
+def test_parts_stand_side_by_side_and_clusters_see_the_first(tmp_path: Path):
+    arrays = {"hidden": np.ones((3, 2)), "sketch": np.eye(3, 4), "id": np.array(["a", "b", "c"])}
+    beside = {"source": np.array(["x", "y", "x"]), "target_sketch_sums": np.arange(8.0).reshape(2, 4)}
+    now, before = table(tmp_path / "now.npz", **arrays, **beside), table(tmp_path / "before.npz", **arrays)
+    found = now.described("earlier+hidden+influence+match+source", None, before)
+    np.testing.assert_array_equal(found.matrix_NF, np.eye(3, 4))
+    assert [matrix.shape for matrix in found.known.matrices] == [(3, 4), (3, 2)]
+    assert found.cost == 21, "a forward pass for the hidden states"
+    influence, match = found.known.columns
+    np.testing.assert_allclose(influence.values_NC, INFLUENCE_NS)
+    np.testing.assert_allclose(match.values_NC, [[0, 4], [1, 5], [2, 6]])
+    assert found.known.factors[0].codes_N.tolist() == [0, 1, 0]
+
+
+def test_parts_that_cannot_be_had_are_named(tmp_path: Path):
+    arrays = {"sketch": np.ones((3, 4)), "id": np.array(["a", "b", "c"])}
+    now, before = table(tmp_path / "now.npz", **arrays), table(tmp_path / "before.npz", **arrays)
+    for parts, message in (
+        ("earlier", "earlier features come from an earlier table"),
+        ("gradient+influence", "influence features come from an earlier table"),
+    ):
+        with pytest.raises(DataError, match=message):
+            now.described(parts, None, None)
+    with pytest.raises(DataError, match="holds no target_sketch_sums: leave the part `match` out"):
+        now.described("gradient+match", None, before)
+    with pytest.raises(DataError, match="holds no source"):
+        now.described("gradient+source", None, None)
+    with pytest.raises(DataError, match="no features 'influence'"):
+        now.described("influence", None, before)
