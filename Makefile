@@ -42,6 +42,8 @@ bench: setup $(CACHE)/SmolLM2-135M-Instruct/config.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gradients.py --model $(CACHE)/SmolLM2-135M-Instruct
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/clustering.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/search_scale.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/dispatch.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/elastic.py
 
 clean:
 	rm -rf runs $(CACHE)/demo

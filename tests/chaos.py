@@ -54,15 +54,16 @@ _QUICK_DEATH = {"health_check_period_ms": 1000, "health_check_timeout_ms": 3000,
 class Chaos:
     """A cluster of two nodes, the selection that runs on it, and the means to break them."""
 
-    def __init__(self, folder: Path, poison: int, rows: int, attempts: int) -> None:
+    def __init__(self, folder: Path, poison: int, rows: int, changes: dict[str, object]) -> None:
         self.folder = folder
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
         settings = small_selection(folder, rows) | {
             "search": {"budget": 0.4, "rounds": {"first": 16}},
-            "workers": {"count": 2, "heartbeat_timeout_s": 8, "attempts": attempts},
+            "workers": {"count": 2, "heartbeat_timeout_s": 8, "attempts": 2},
             "audit": {"samples": 32},
         }
+        settings |= changes
         self.config = folder / "config.yaml"
         self.config.write_text(yaml.safe_dump(settings))
         self.poison = _first_draws(run_here(config_of(settings), folder / "scout"))[::7][:poison]
@@ -74,13 +75,25 @@ class Chaos:
         }
         self._cluster: Cluster | None = None
 
-    def start(self) -> None:
-        """Start a head and a second node."""
+    def start(self, second: bool = True) -> None:
+        """Start a head and, unless it shall come later, a second node."""
         before = dict(os.environ)
         os.environ |= self._environment
         try:
             head = _NODE | {"include_dashboard": False, "_system_config": _QUICK_DEATH}
             self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        finally:
+            os.environ.clear()
+            os.environ |= before
+        if second:
+            self.add_a_node()
+
+    def add_a_node(self) -> None:
+        """Add a node."""
+        assert self._cluster is not None
+        before = dict(os.environ)
+        os.environ |= self._environment
+        try:
             self._cluster.add_node(**_NODE)
         finally:
             os.environ.clear()
@@ -116,7 +129,7 @@ class Chaos:
         return sorted(found, key=lambda process: process.create_time())
 
     def kill_a_node(self) -> None:
-        """Kill the raylet of the node that is not the head, and bring another."""
+        """Kill the raylet of a node that is not the head, and with it all that runs there."""
         assert self._cluster is not None
         node = next(iter(self._cluster.worker_nodes))
         raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
@@ -126,11 +139,6 @@ class Chaos:
             if process.is_running():
                 process.kill()
         self._cluster.worker_nodes.discard(node)
-        before = dict(os.environ)
-        os.environ |= self._environment
-        self._cluster.add_node(**_NODE)
-        os.environ.clear()
-        os.environ |= before
 
     def kill_the_head(self) -> None:
         """Kill everything, as a power cut does, and start a new cluster."""
@@ -223,8 +231,9 @@ def kill_driver(run: Run) -> bool:
 
 
 def kill_node(run: Run) -> bool:
-    """End a machine."""
+    """End a machine; another comes."""
     run.chaos.kill_a_node()
+    run.chaos.add_a_node()
     return True
 
 
@@ -326,10 +335,12 @@ def judge(run: Run, expected: tuple[bytes, bytes]) -> Verdict:
 
 
 @contextmanager
-def chaos_in(folder: Path, poison: int = 0, rows: int = 640, attempts: int = 2) -> Iterator[Chaos]:
-    """A cluster to be disturbed, ended at the end."""
-    chaos = Chaos(folder, poison, rows, attempts)
-    chaos.start()
+def chaos_in(
+    folder: Path, poison: int = 0, rows: int = 640, changes: dict[str, object] | None = None, second: bool = True
+) -> Iterator[Chaos]:
+    """A cluster to be disturbed, ended at the end; `changes` replace sections of the configuration."""
+    chaos = Chaos(folder, poison, rows, changes or {})
+    chaos.start(second)
     try:
         yield chaos
     finally:

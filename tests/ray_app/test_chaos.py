@@ -13,7 +13,8 @@ pytestmark = pytest.mark.ray
 @pytest.mark.timeout(600)
 def test_a_disturbed_run_ends_with_the_same_bytes_and_without_the_poison(tmp_path: Path):
     faults = ["worker killed", "coordinator killed", "driver killed", "node killed", "disk full"]
-    with chaos_in(tmp_path / "cluster", poison=1, rows=240, attempts=1) as chaos:
+    quick = {"workers": {"count": 2, "attempts": 1}}
+    with chaos_in(tmp_path / "cluster", poison=1, rows=240, changes=quick) as chaos:
         expected = undisturbed(chaos, tmp_path / "undisturbed" / "run")
         run = Run(chaos, tmp_path / "disturbed" / "run")
         run.path.parent.mkdir()

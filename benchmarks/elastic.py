@@ -1,0 +1,69 @@
+"""Throughput of a run while nodes come and go, on a real local cluster.
+
+    python benchmarks/elastic.py
+
+A run with `workers.count: auto` begins on one node; a second node joins in the middle, and is killed later. A
+micro-batch takes a fixed time beside its own, so that two nodes of this one machine behave like two machines. Printed:
+rows a second on one node, on two, and on one again, and whether the bytes are those of a run on one node.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+
+from chaos import Run, chaos_in, result_of, undisturbed
+
+CHANGES: dict[str, object] = {
+    "search": {"allocator": {"kind": "exhaustive"}},
+    "workers": {"count": "auto"},
+    "gradients": {"batch_tokens": 64, "sketch": {"kind": "hash", "dim": 512}},
+}
+BATCHES = 60
+
+
+def events(run: Run, kind: str) -> list[dict[str, float]]:
+    """Return the events of one kind."""
+    lines = run.folder.events_file.read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def rate(run: Run) -> float:
+    """Return rows a second over the next micro-batches."""
+    start = len(events(run, "progressed"))
+    assert run.wait(lambda: len(events(run, "progressed")) >= start + BATCHES), "the run was over too soon"
+    seen = events(run, "progressed")[start : start + BATCHES]
+    return sum(event["samples"] for event in seen[1:]) / (seen[-1]["time"] - seen[0]["time"])
+
+
+def main() -> None:
+    """Print the three rates."""
+    with (
+        tempfile.TemporaryDirectory(prefix="elastic-") as place,
+        chaos_in(Path(place) / "cluster", rows=1600, changes=CHANGES, second=False) as chaos,
+    ):
+        expected = undisturbed(chaos, Path(place) / "alone" / "run")
+        run = Run(chaos, Path(place) / "elastic" / "run")
+        run.path.parent.mkdir()
+        run.wait(lambda: run.progress() > 2)
+        one = rate(run)
+        began = time.monotonic()
+        chaos.add_a_node()
+        run.wait(lambda: len(events(run, "worker_ready")) == 2)
+        joined = time.monotonic() - began
+        two = rate(run)
+        chaos.kill_a_node()
+        run.wait(lambda: bool(events(run, "worker_lost")))
+        again = rate(run)
+        run.wait(lambda: False)
+        same = result_of(run.folder) == expected
+    print(f"one node {one:.1f} rows/s; two nodes {two:.1f} ({two / one:.2f}x, ideal 2x); one again {again:.1f}")
+    print(f"from the node's start to its worker's first work {joined:.0f} s, the node itself included")
+    print(f"bytes {'equal' if same else 'DIFFER'}")
+
+
+if __name__ == "__main__":
+    main()
