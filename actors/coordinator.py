@@ -32,7 +32,7 @@ Work = Literal["selection", "features"]
 """What is done in a run folder: a whole selection, or the features of its pool alone."""
 
 _LEASE_S = 30.0
-_UNWATCHED_S = 20.0
+_PATIENCE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,17 @@ class Outcome:
 class Coordinator:
     """Does the work of one run folder."""
 
-    def __init__(self, folder: str, workers: Workers, work: Work = "selection") -> None:
+    def __init__(
+        self, folder: str, workers: Workers, work: Work = "selection", patience_s: float = _PATIENCE_S
+    ) -> None:
+        """`patience_s` without anybody asking for events mean that nobody watches."""
         self._folder = RunFolder.open(folder)
         name_run(self._folder.name)
         self._config = self._folder.read_config().model_copy(update={"workers": workers})
         self._run_type = SelectionRun if work == "selection" else FeatureRun
         self._task: asyncio.Task[Outcome] | None = None
         self._events: EventLog | None = None
+        self._patience_s = patience_s
         self._watched = time.monotonic()
         context = ray.get_runtime_context()
         self._restarted = context.was_current_actor_reconstructed
@@ -159,13 +163,14 @@ class Coordinator:
 
     async def _leave(self) -> None:
         """End this process once the run is over and nobody wants to hear of it; its folder is what lasts."""
+        self._watched = time.monotonic()  # whoever waits for the outcome is given the time to take it
         await self._unwatched()
         ray.kill(self._myself)
 
     async def _unwatched(self) -> None:
         """Return once nobody has asked for events for a while."""
         while True:
-            left_s = self._watched + _UNWATCHED_S - time.monotonic()
+            left_s = self._watched + self._patience_s - time.monotonic()
             if left_s <= 0:
                 return
             await asyncio.sleep(left_s)

@@ -16,7 +16,10 @@ import ray
 import yaml
 from selection_cases import config_of, result_of, run_here, small_selection
 
-from clusterucb.errors import Stopped
+from actors.coordinator import CoordinatorActor
+from clusterucb.errors import ClusterUCBError, Stopped
+from clusterucb.run.lease import Lease
+from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
 from ray_app.cluster import LOCAL
 from ray_app.select import select
@@ -132,6 +135,42 @@ def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, long_settings, lo
     assert read_status(folder.path).state == "cancelled"
     select(config_of(long_settings), folder, LOCAL, LineView(None))
     assert result_of(folder) == long_expected
+
+
+def test_a_second_writer_is_refused_by_name(local_ray, settings, tmp_path: Path):
+    folder, config = RunFolder(tmp_path / "run"), config_of(settings)
+    prepare(config, folder, lambda what, rows: None)
+    lease, over = Lease.acquire(folder, "somebody else", 30.0), threading.Event()
+
+    def keep() -> None:
+        while not over.wait(0.1):
+            lease.renew()
+
+    holder = threading.Thread(target=keep)
+    holder.start()
+    try:
+        with pytest.raises(ClusterUCBError, match=r"is in use by somebody else .* `clusterucb cancel`"):
+            select(config, folder, LOCAL, LineView(None))
+    finally:
+        over.set()
+        holder.join()
+    assert not folder.begun
+
+
+def test_a_run_that_nobody_watches_stops_where_it_is_told_to_and_its_coordinator_leaves(
+    local_ray, long_settings, tmp_path: Path
+):
+    folder = RunFolder(tmp_path / "run")
+    config = config_of(long_settings, "workers.count=1", "workers.on_driver_death=stop")
+    prepare(config, folder, lambda what, rows: None)
+    coordinator = CoordinatorActor.options(lifetime="detached", name="unwatched", num_cpus=0).remote(
+        str(folder.path), config.workers, "selection", patience_s=0.5
+    )
+    assert ray.get(coordinator.run.remote()).status == "cancelled"
+    assert read_status(folder.path).state == "cancelled"
+    assert "nobody watches this run" in folder.events_file.read_text()
+    with pytest.raises(ValueError, match="unwatched"):  # Ray's word for an actor that is not there
+        when(lambda: ray.get_actor("unwatched") is None, timeout_s=30)
 
 
 def command_line(settings: dict[str, object], folder: Path) -> subprocess.Popen[str]:
