@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
@@ -78,11 +79,11 @@ def searching(folder: RunFolder, jobs: int = 3) -> bool:
     return sum(e["event"] == "progressed" and e["stage"] == "search" for e in events_of(folder)) >= jobs
 
 
-def worker_processes() -> list[psutil.Process]:
+def worker_processes(title: str = "GradientWorker") -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.name().startswith("ray::GradientWo") or "GradientWorker" in " ".join(process.cmdline()):
+            if " ".join(process.cmdline()).startswith(f"ray::{title}"):
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -135,6 +136,26 @@ def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, long_settings, lo
     assert read_status(folder.path).state == "cancelled"
     select(config_of(long_settings), folder, LOCAL, LineView(None))
     assert result_of(folder) == long_expected
+
+
+def test_a_gang_that_loses_a_rank_is_replaced_and_scores_as_one_worker_does(
+    local_ray, settings, expected, tmp_path: Path
+):
+    folder, place = RunFolder(tmp_path / "run"), tmp_path / "expected.parquet"
+    place.write_bytes(expected[1])
+
+    def kill_one() -> None:
+        when(lambda: searching(folder, jobs=1))
+        worker_processes("GangRank")[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    select(config_of(settings, "workers.count=1", "workers.shards=2"), folder, LOCAL, LineView(None))
+    killer.join()
+    assert any(event["event"] == "worker_lost" for event in events_of(folder))
+    alone, together = (pq.read_table(path).to_pydict() for path in (place, folder.scores_file))
+    assert together["id"] == alone["id"]
+    assert together["influence"] == pytest.approx(alone["influence"], abs=1e-4)
 
 
 def test_a_second_writer_is_refused_by_name(local_ray, settings, tmp_path: Path):
