@@ -1,6 +1,6 @@
 """How many workers one coordinator keeps busy: workers that only sleep, real dispatch, a real journal.
 
-    python benchmarks/dispatch.py --workers 64 --seconds 0.5 --jobs 2000
+    python benchmarks/dispatch.py --workers 64 --seconds 0.5 --jobs 3200
 
 The coordinator's side is the real one: pool, dispatcher, stage, fsync'd journal with sketches. A worker is a Ray actor
 that sleeps instead of computing and answers with scores of the usual size. Printed: the share of time that workers are
@@ -149,7 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a micro-batch")
-    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--jobs", type=int, default=3200)
     asked = parser.parse_args()
     ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
