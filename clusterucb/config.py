@@ -197,7 +197,34 @@ class GivenFeatures(Section):
     field: str = "features"
 
 
-Features = Annotated[GradientFeatures | HiddenFeatures | EmbeddingFeatures | GivenFeatures, Field(discriminator="kind")]
+Feature = Annotated[GradientFeatures | HiddenFeatures | EmbeddingFeatures | GivenFeatures, Field(discriminator="kind")]
+
+MOST_PARTS = 8
+
+
+class SeveralFeatures(Section):
+    """Several kinds side by side. Clusters come from the first; the predictive allocator sees all of them, and a sample
+    that lacks one of the others counts as average there. Other allocators leave all but the first uncomputed."""
+
+    kind: Literal["several"] = "several"
+    parts: tuple[Feature, ...] = Field(min_length=1, max_length=MOST_PARTS)
+    """Features as they are set alone; a part of kind `gradient` needs its `path`."""
+
+    @model_validator(mode="after")
+    def _gradients_are_brought(self) -> "SeveralFeatures":
+        for i, part in enumerate(self.parts):
+            if part.kind == "gradient" and part.path is None:
+                raise ValueError(
+                    f"features.parts.{i} are gradients of this checkpoint, which show every reward: give its path, "
+                    f"or take gradients alone"
+                )
+        return self
+
+
+Features = Annotated[
+    GradientFeatures | HiddenFeatures | EmbeddingFeatures | GivenFeatures | SeveralFeatures,
+    Field(discriminator="kind"),
+]
 
 
 class Clusters(Section):

@@ -10,22 +10,25 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from clusterucb.config import Features, Rows
+from clusterucb.config import Rows
 from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import DataError
+from clusterucb.run.feature_parts import FeaturePart
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.types import FloatArray, HalfArray, IntArray
 
 
-def bring_features(features: Features, rows: Rows, pool: TokenStore, folder: RunFolder) -> None:
-    """Fill the feature store where the configuration names features that exist, unless it is filled.
+def bring_features(part: FeaturePart, every: bool, rows: Rows, pool: TokenStore, folder: RunFolder) -> None:
+    """Fill a part's store where it names features that exist, unless it is filled.
 
+    `every` sample needs features where clusters come from them; else those of an earlier run may be some samples'.
     Raises DataError where they do not fit the pool.
     """
-    store = FeatureStore(folder.state, pool.num_samples, folder.replica)
+    features = part.features
+    store = FeatureStore(folder.state, pool.num_samples, folder.replica, part.name)
     usable = np.flatnonzero(pool.usable_N)
     if store.complete:
         return
@@ -33,11 +36,11 @@ def bring_features(features: Features, rows: Rows, pool: TokenStore, folder: Run
         column = read_rows(rows).column(features.field)
         store.write([(usable, _unit(column[usable]))], ())
     elif features.kind == "gradient" and features.path is not None:
-        store.write(_reused_sketches(Path(features.path), pool, usable), ())
+        store.write(_reused_sketches(Path(features.path), every, pool, usable), ())
 
 
 def _reused_sketches(
-    path: Path, pool: TokenStore, usable: IntArray
+    path: Path, every: bool, pool: TokenStore, usable: IntArray
 ) -> Iterator[tuple[IntArray, HalfArray | FloatArray]]:
     """Yield blocks of (samples of this pool, sketches) from a `.npy` matrix of N rows or from another run's folder."""
     if path.is_file():
@@ -54,10 +57,11 @@ def _reused_sketches(
         found[at[at >= 0]] = True
         yield at[at >= 0], sketch_BD[at >= 0]
     missing = usable[~found[usable]]
-    if len(missing):
+    if len(missing) == len(usable) or (every and len(missing)):
         raise DataError(
             f"features.path {path} has no sketch of {len(missing)} of {len(usable)} samples, "
-            f"{pool.ids[int(missing[0])]} among them: name a run with features.kind gradient over the same pool"
+            f"{pool.ids[int(missing[0])]} among them: name a run that scored the whole of this pool, or let another "
+            f"part of features.kind several come first"
         )
 
 

@@ -19,7 +19,8 @@ from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.costs import ledger, saved_costs, scored_cost
 from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStarted
-from clusterucb.run.feature_stage import feature_stage
+from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_parts
+from clusterucb.run.feature_stage import feature_stages, feature_store
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.preparation import open_prepared
@@ -73,13 +74,13 @@ class SelectionRun:
             yield from self._whole_pool()
             labels = self._cluster(self._pool_sketches()).labels_N
         else:
-            store = self._store()
-            usable = np.flatnonzero(self._usable_N)
-            yield from feature_stage(config, self._pool, usable, folder, store, self._emit)
-            labels = self._cluster(store).labels_N
+            parts = prepared_parts(config, self._pool)
+            yield from feature_stages(config, parts, self._pool, folder, self._emit)
+            stores = [feature_store(part, folder) for part in parts]
+            labels = self._cluster(stores[0]).labels_N
+            self._note_parts(parts, stores)
             predicts = config.search.allocator.kind == "predictive"
-            known = known_of(config.features, store.matrix(), self._pool, self.bank) if predicts else None
-            yield from self._search(labels, known)
+            yield from self._search(labels, known_of(parts, stores, self._pool, self.bank) if predicts else None)
         drawn = self._table("search", "pool")
         yield from self._audit(drawn)
         self._finish(labels, drawn)
@@ -88,11 +89,8 @@ class SelectionRun:
         """Close the files; what was told is on disk."""
         self._log.close()
 
-    def _store(self) -> FeatureStore:
-        return FeatureStore(self.folder.state, self._pool.num_samples, self.folder.replica)
-
     def _pool_sketches(self) -> FeatureStore:
-        store = self._store()
+        store = FeatureStore(self.folder.state, self._pool.num_samples, self.folder.replica)
         if not store.complete:
             store.write(self._log.sketches(), self._table("pool").failures)
         return store
@@ -111,6 +109,14 @@ class SelectionRun:
             np.savez(file, labels_N=clusters.labels_N, centroids_KF=clusters.centroids_KF)
         self.folder.replica.put(path)
         return clusters
+
+    def _note_parts(self, parts: Sequence[PreparedPart], stores: Sequence[FeatureStore]) -> None:
+        for part, store in list(zip(parts, stores, strict=True))[1:]:
+            if failures := store.failures():
+                reasons = ", ".join(sorted({failure.reason for failure in failures}))
+                self._note(f"{part.name}: {len(failures)} samples count as average ({part.features.kind}: {reasons})")
+        if unseen := len(feature_parts(self.config.features)) - len(parts):
+            self._note(f"features: {unseen} of them are not computed: only the predictive allocator sees several")
 
     def _whole_pool(self) -> Iterator[Stage]:
         self._note(

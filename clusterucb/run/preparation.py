@@ -12,16 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from clusterucb.checkpoint.model import check_model, describe, load_tokenizer
-from clusterucb.config import Features, Rows, RunConfig
+from clusterucb.config import Rows, RunConfig
 from clusterucb.data.chat import ChatEncoder
 from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore, pool_fingerprint, tokenise
 from clusterucb.errors import ConfigError, DataError, RunFolderError
 from clusterucb.features.clustering import resolve_k
-from clusterucb.features.embedding import check_encoder
-from clusterucb.features.hidden import check_block
-from clusterucb.run.brought_features import bring_features
 from clusterucb.run.disk import writing
+from clusterucb.run.feature_preparation import check_parts, prepare_parts
 from clusterucb.run.lease import Lease
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.types import IntArray
@@ -73,16 +71,14 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
     """Check everything, claim the folder and tokenise; on a resume reuse what is there."""
     check_model(config.model, config.gradients)
     shape = describe(config.model, config.gradients)
-    if _clustered(config):
-        _check_features(config.features, shape.num_layers)
+    shares = check_parts(config, shape)
     claim = Claim(config, folder)
     try:
         with _alone(folder, progress) as watched:
             prepared = _tokenise_both(config, folder, watched, claim)
         check_sizes(config, prepared.pool, prepared.target)
         _check_positions(config, shape.max_positions, prepared)
-        if _clustered(config):
-            bring_features(config.features, config.pool, prepared.pool, folder)
+        prepare_parts(config, shares, prepared.pool, folder)
         if claim.resumed:
             folder.check_journals()
         return prepared
@@ -113,13 +109,6 @@ def _alone(folder: RunFolder, progress: Progress) -> Generator[Progress]:
 
 def _clustered(config: RunConfig) -> bool:
     return config.search.allocator.kind not in ("uniform", "exhaustive")
-
-
-def _check_features(features: Features, num_layers: int) -> None:
-    if features.kind == "embedding":
-        check_encoder(features.encoder)
-    elif features.kind == "hidden" and isinstance(features.layer, int):
-        check_block(features.layer, num_layers)
 
 
 def _check_positions(config: RunConfig, positions: int | None, prepared: Prepared) -> None:

@@ -6,12 +6,16 @@ Invariant: it comes from the run folder alone (pool, feature matrix, target bank
 # torch is typed only in part.
 # pyright: reportUnknownMemberType=false
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
-from clusterucb.config import Features, GradientFeatures
+from clusterucb.config import GradientFeatures
 from clusterucb.data.tokens import TokenStore
 from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.feature_parts import PreparedPart
+from clusterucb.run.feature_store import FeatureStore
 from clusterucb.search.predictive import Columns, Factor, Knowledge
 from clusterucb.types import HalfArray
 
@@ -30,7 +34,13 @@ def known_beside(brought_sketches: bool, matrix_NF: HalfArray, pool: TokenStore,
     return Knowledge(columns=(Columns("match", match_NS),), factors=factors)
 
 
-def known_of(features: Features, matrix_NF: HalfArray, pool: TokenStore, bank: TargetBank) -> Knowledge:
-    """Return the features and what stands beside them."""
-    brought = isinstance(features, GradientFeatures) and features.path is not None
-    return known_beside(brought, matrix_NF, pool, bank).with_matrix(matrix_NF)
+def known_of(
+    parts: Sequence[PreparedPart], stores: Sequence[FeatureStore], pool: TokenStore, bank: TargetBank
+) -> Knowledge:
+    """Return the features of all parts and what stands beside them."""
+    columns: list[Columns] = []
+    matrices = tuple(store.matrix() for store in stores)
+    for part, matrix_NF in zip(parts, matrices, strict=True):
+        brought = isinstance(part.features, GradientFeatures) and part.features.path is not None
+        columns += known_beside(brought, matrix_NF, pool, bank).columns
+    return Knowledge(matrices, tuple(columns), (Factor("source", pool.sources.codes()[0].astype(np.int64)),))
