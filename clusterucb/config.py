@@ -181,6 +181,17 @@ class HiddenFeatures(Section):
     """`weighted` gives later positions linearly more weight."""
 
 
+class OutputGradientFeatures(Section):
+    """Loss gradient at the final hidden state x final hidden state, summed over the label tokens and sketched: the
+    gradient of a linear map put between the model and its output embedding. One forward pass a sample."""
+
+    kind: Literal["output_gradient"] = "output_gradient"
+    dim: int = Field(default=2048, ge=64)
+    """Dimensions of the sketch, a signed hash."""
+    seed: Seed = 0
+    """Of the sketch."""
+
+
 class EmbeddingFeatures(Section):
     """Sentence embeddings of any encoder that transformers loads, mean-pooled."""
 
@@ -197,7 +208,10 @@ class GivenFeatures(Section):
     field: str = "features"
 
 
-Feature = Annotated[GradientFeatures | HiddenFeatures | EmbeddingFeatures | GivenFeatures, Field(discriminator="kind")]
+Feature = Annotated[
+    GradientFeatures | HiddenFeatures | OutputGradientFeatures | EmbeddingFeatures | GivenFeatures,
+    Field(discriminator="kind"),
+]
 
 MOST_PARTS = 8
 
@@ -222,7 +236,7 @@ class SeveralFeatures(Section):
 
 
 Features = Annotated[
-    GradientFeatures | HiddenFeatures | EmbeddingFeatures | GivenFeatures | SeveralFeatures,
+    GradientFeatures | HiddenFeatures | OutputGradientFeatures | EmbeddingFeatures | GivenFeatures | SeveralFeatures,
     Field(discriminator="kind"),
 ]
 

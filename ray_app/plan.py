@@ -73,6 +73,8 @@ def _width(
         return calibration.widths[part.name]
     if features.kind == "hidden":
         return shape.hidden_size
+    if features.kind == "output_gradient":
+        return features.dim
     if features.kind == "gradient" and config.gradients.sketch.kind != "none":
         return config.gradients.sketch.dim
     return None

@@ -19,6 +19,7 @@ from clusterucb.config import (
     GivenFeatures,
     GradientFeatures,
     HiddenFeatures,
+    OutputGradientFeatures,
     RunConfig,
     Search,
     Selection,
@@ -37,7 +38,7 @@ from clusterucb.search.predictive import Knowledge
 
 GRADIENT = "gradient"
 """Sketches of this checkpoint's gradients: the reference has them, at the price of a gradient pass over the pool."""
-_KINDS = ("hidden", GRADIENT, "earlier", "embedding", "given")
+_KINDS = ("hidden", "output_gradient", GRADIENT, "earlier", "embedding", "given")
 EARLIER = "earlier"
 """Sketches that `features.path` brings from an earlier checkpoint: free in this period."""
 
@@ -147,6 +148,8 @@ def _described(kind: str, config: RunConfig) -> Feature:
     match kind:
         case "hidden":
             return HiddenFeatures()
+        case "output_gradient":
+            return OutputGradientFeatures()
         case "given":
             return GivenFeatures()
         case "embedding":

@@ -17,7 +17,7 @@ from clusterucb.run.disk import write_atomically
 from clusterucb.run.part_names import NAMES
 from clusterucb.types import Failure, IntArray
 
-COMPUTED = frozenset({"hidden", "embedding"})
+COMPUTED = frozenset({"hidden", "output_gradient", "embedding"})
 """Kinds that workers compute in a stage of features; the others are brought, or are scores."""
 BACKWARD: frozenset[str] = frozenset()
 """Of these, the kinds that take a backward pass too."""

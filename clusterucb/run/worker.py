@@ -14,9 +14,10 @@ import torch
 from clusterucb.checkpoint.gathering import HeldBytes
 from clusterucb.checkpoint.model import LoadedModel, Modules, load_model
 from clusterucb.checkpoint.moments import check_moments, load_moments
-from clusterucb.config import EmbeddingFeatures, HiddenFeatures, Model, RunConfig
+from clusterucb.config import EmbeddingFeatures, Feature, HiddenFeatures, Model, OutputGradientFeatures, RunConfig
 from clusterucb.features.embedding import Encoder
 from clusterucb.features.hidden import HiddenFeaturiser
+from clusterucb.features.output_gradient import OutputGradientFeaturiser
 from clusterucb.gradients.engine import GradientEngine
 from clusterucb.gradients.lockstep import Lockstep
 from clusterucb.gradients.targets import TargetBank
@@ -104,12 +105,20 @@ class Worker:
         return self._featurisers[part]
 
     def _built(self, part: str) -> Featurise:
-        features = self._parts[part]
-        assert isinstance(features, HiddenFeatures), f"{features.kind} features are not computed from tokens"
-        featurise = HiddenFeaturiser(self._model, features, self._passes()).features
+        featurise = self._of_model(self._parts[part])
         if self._shared is not None:
             featurise(_SHORT)
         return featurise
+
+    def _of_model(self, features: Feature) -> Featurise:
+        match features:
+            case HiddenFeatures():
+                return HiddenFeaturiser(self._model, features, self._passes()).features
+            case OutputGradientFeatures():
+                loss, passes = self._engine.loss, self._passes()
+                return OutputGradientFeaturiser(loss, features, self._device, passes).features
+            case _:
+                raise AssertionError(f"{features.kind} features are not computed from the model's tokens")
 
     def _encoder(self, part: str) -> Encoder:
         if part not in self._encoders:
