@@ -192,6 +192,39 @@ class OutputGradientFeatures(Section):
     """Of the sketch."""
 
 
+class ProxyLora(Lora):
+    """The fresh adapter of a proxy: on every linear layer, whatever they are called."""
+
+    target_modules: tuple[str, ...] | Literal["all-linear"] | None = "all-linear"
+
+
+class ProxyFeatures(Section):
+    """Sketches of the gradients of another, much smaller causal language model, with its own tokenizer: plain
+    gradients of the loss on the same messages, taken by the same workers. It is used as it is, without a warm-up on the
+    pool; a trained `adapter` may be brought."""
+
+    kind: Literal["proxy"] = "proxy"
+    base: str
+    """Folder or hub id of the smaller model."""
+    revision: str | None = None
+    adapter: str | None = None
+    """Folder or hub id of a LoRA adapter for it; none means a fresh one from `lora`."""
+    lora: ProxyLora = ProxyLora()
+    modules: Literal["lora"] | tuple[str, ...] = "lora"
+    """`lora`, or regular expressions that name linear layers of it whose weights' gradients are taken."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_length: int = Field(default=512, ge=2)
+    """Of its own tokens; fewer where it has positions for fewer."""
+    truncation: Literal["right", "left"] = "left"
+    """`left` keeps the last tokens, which are those of the answer."""
+    dim: int = Field(default=2048, ge=64)
+    """Dimensions of the sketch, a signed hash."""
+    seed: Seed = 0
+    """Of the sketch."""
+    batch_tokens: int = Field(default=4096, ge=1)
+    """Padded tokens in a micro-batch."""
+
+
 class EmbeddingFeatures(Section):
     """Sentence embeddings of any encoder that transformers loads, mean-pooled."""
 
@@ -209,7 +242,7 @@ class GivenFeatures(Section):
 
 
 Feature = Annotated[
-    GradientFeatures | HiddenFeatures | OutputGradientFeatures | EmbeddingFeatures | GivenFeatures,
+    GradientFeatures | HiddenFeatures | OutputGradientFeatures | ProxyFeatures | EmbeddingFeatures | GivenFeatures,
     Field(discriminator="kind"),
 ]
 
@@ -236,7 +269,13 @@ class SeveralFeatures(Section):
 
 
 Features = Annotated[
-    GradientFeatures | HiddenFeatures | OutputGradientFeatures | EmbeddingFeatures | GivenFeatures | SeveralFeatures,
+    GradientFeatures
+    | HiddenFeatures
+    | OutputGradientFeatures
+    | ProxyFeatures
+    | EmbeddingFeatures
+    | GivenFeatures
+    | SeveralFeatures,
     Field(discriminator="kind"),
 ]
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from clusterucb.config import EmbeddingFeatures, Feature, GradientFeatures, RunConfig
+from clusterucb.config import EmbeddingFeatures, Feature, GradientFeatures, ProxyFeatures, RunConfig
 from clusterucb.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -174,6 +174,8 @@ def _moved(features: Feature, absolute: Callable[[str | None], str | None]) -> F
     match features:
         case EmbeddingFeatures():
             return features.model_copy(update={"encoder": absolute(features.encoder)})
+        case ProxyFeatures():
+            return features.model_copy(update={name: absolute(getattr(features, name)) for name in ("base", "adapter")})
         case GradientFeatures():
             return features.model_copy(update={"path": absolute(features.path)})
         case _:

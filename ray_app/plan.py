@@ -73,7 +73,7 @@ def _width(
         return calibration.widths[part.name]
     if features.kind == "hidden":
         return shape.hidden_size
-    if features.kind == "output_gradient":
+    if features.kind == "output_gradient" or features.kind == "proxy":
         return features.dim
     if features.kind == "gradient" and config.gradients.sketch.kind != "none":
         return config.gradients.sketch.dim

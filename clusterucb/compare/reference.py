@@ -38,7 +38,7 @@ from clusterucb.search.predictive import Knowledge
 
 GRADIENT = "gradient"
 """Sketches of this checkpoint's gradients: the reference has them, at the price of a gradient pass over the pool."""
-_KINDS = ("hidden", "output_gradient", GRADIENT, "earlier", "embedding", "given")
+_KINDS = ("hidden", "output_gradient", GRADIENT, "earlier", "proxy", "embedding", "given")
 EARLIER = "earlier"
 """Sketches that `features.path` brings from an earlier checkpoint: free in this period."""
 
@@ -152,6 +152,8 @@ def _described(kind: str, config: RunConfig) -> Feature:
             return OutputGradientFeatures()
         case "given":
             return GivenFeatures()
+        case "proxy":
+            raise ConfigError("features of kind proxy need a smaller model: set features.kind and features.base")
         case "embedding":
             raise ConfigError("features of kind embedding need an encoder: set features.kind and features.encoder")
         case "earlier":

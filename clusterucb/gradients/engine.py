@@ -30,9 +30,11 @@ from clusterucb.gradients.preconditioner import Direction, PlainDirection, direc
 from clusterucb.gradients.scorer import Keeper, StreamingScorer
 from clusterucb.gradients.sketch import sketcher, unit_rows
 from clusterucb.gradients.targets import TargetBank, TargetPart
-from clusterucb.types import Failure, FloatArray, IntArray, Reason, Scores, TokenBatch
+from clusterucb.types import Failure, FloatArray, Hidden, IntArray, Reason, Scores, TokenBatch
 
 Number = TypeVar("Number", bound=np.generic)
+
+_NO_TARGET = TargetBank((), (), {}, None, "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,8 +82,16 @@ class GradientEngine:
 
     def score(self, batch: TokenBatch, bank: TargetBank) -> Scores:
         """Score a micro-batch against the target."""
+        return self._scores(batch, bank, self._targets(bank))
+
+    def sketches(self, batch: TokenBatch) -> Hidden:
+        """Return the sketches of a micro-batch alone, with no target to compare them with."""
+        scores = self._scores(batch, _NO_TARGET, {})
+        assert scores.sketch_BD is not None, "gradients.sketch is none"
+        return Hidden(scores.samples_B, scores.sketch_BD, scores.failures, scores.seconds)
+
+    def _scores(self, batch: TokenBatch, bank: TargetBank, targets: Mapping[str, Tensor]) -> Scores:
         start = self._clock()
-        targets = self._targets(bank)
         usable, unlabelled = labelled(batch)
         parts, too_large = self._memory.run(usable, lambda piece: self._score(piece, bank, targets))
         failures = (*unlabelled, *too_large, *(failure for part in parts for failure in part.failures))

@@ -17,11 +17,11 @@ from clusterucb.run.disk import write_atomically
 from clusterucb.run.part_names import NAMES
 from clusterucb.types import Failure, IntArray
 
-COMPUTED = frozenset({"hidden", "output_gradient", "embedding"})
+COMPUTED = frozenset({"hidden", "output_gradient", "proxy", "embedding"})
 """Kinds that workers compute in a stage of features; the others are brought, or are scores."""
-BACKWARD: frozenset[str] = frozenset()
+BACKWARD = frozenset({"proxy"})
 """Of these, the kinds that take a backward pass too."""
-OTHER_MODELS = frozenset({"embedding"})
+OTHER_MODELS = frozenset({"proxy", "embedding"})
 """Kinds that are computed with a model of their own."""
 
 _SHARES = "feature_shares.json"
@@ -38,6 +38,11 @@ class FeaturePart:
     def computed(self) -> bool:
         """Whether workers compute it in a stage of its own."""
         return self.features.kind in COMPUTED
+
+    @property
+    def own_tokens(self) -> str | None:
+        """Name of the token store of a model with a tokenizer of its own; none where the pool's tokens are read."""
+        return f"{self.name}-tokens" if self.features.kind == "proxy" else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,4 +104,8 @@ def prepared_parts(config: RunConfig, pool: TokenStore) -> tuple[PreparedPart, .
     state = pool.folder.parent
     parts = parts_in_use(config)
     shares: dict[str, float] = json.loads((state / _SHARES).read_text(encoding="utf-8")) if parts else {}
-    return tuple(PreparedPart(part.name, part.features, pool, shares[part.name]) for part in parts)
+
+    def tokens(part: FeaturePart) -> TokenStore:
+        return TokenStore.open(state / part.own_tokens) if part.own_tokens else pool
+
+    return tuple(PreparedPart(part.name, part.features, tokens(part), shares[part.name]) for part in parts)

@@ -1,11 +1,12 @@
-"""Features that workers compute, a stage a part: hidden states, sentence embeddings."""
+"""Features that workers compute, a stage a part: states and output gradients of the model, gradients of a proxy,
+sentence embeddings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
-from clusterucb.config import EmbeddingFeatures, RunConfig
+from clusterucb.config import EmbeddingFeatures, ProxyFeatures, RunConfig
 from clusterucb.data.messages import Message
 from clusterucb.data.rows import RowReader, read_rows
 from clusterucb.data.tokens import TokenStore
@@ -69,6 +70,8 @@ def _hidden(answer: Answer) -> Hidden:
 def feature_batches(config: RunConfig, part: PreparedPart, pool: TokenStore) -> list[IntArray]:
     """Return the micro-batches of a part's stage."""
     samples, lengths_N = part.samples(pool), part.tokens.lengths_N
+    if isinstance(part.features, ProxyFeatures):
+        return micro_batches(samples, lengths_N, part.features.batch_tokens)
     if not isinstance(part.features, EmbeddingFeatures):
         return micro_batches(samples, lengths_N, config.gradients.batch_tokens)
     longest_first = samples[np.lexsort((samples, -lengths_N[samples]))]

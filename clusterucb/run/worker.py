@@ -14,10 +14,19 @@ import torch
 from clusterucb.checkpoint.gathering import HeldBytes
 from clusterucb.checkpoint.model import LoadedModel, Modules, load_model
 from clusterucb.checkpoint.moments import check_moments, load_moments
-from clusterucb.config import EmbeddingFeatures, Feature, HiddenFeatures, Model, OutputGradientFeatures, RunConfig
+from clusterucb.config import (
+    EmbeddingFeatures,
+    Feature,
+    HiddenFeatures,
+    Model,
+    OutputGradientFeatures,
+    ProxyFeatures,
+    RunConfig,
+)
 from clusterucb.features.embedding import Encoder
 from clusterucb.features.hidden import HiddenFeaturiser
 from clusterucb.features.output_gradient import OutputGradientFeaturiser
+from clusterucb.features.proxy import Proxy
 from clusterucb.gradients.engine import GradientEngine
 from clusterucb.gradients.lockstep import Lockstep
 from clusterucb.gradients.targets import TargetBank
@@ -105,7 +114,10 @@ class Worker:
         return self._featurisers[part]
 
     def _built(self, part: str) -> Featurise:
-        featurise = self._of_model(self._parts[part])
+        features = self._parts[part]
+        if isinstance(features, ProxyFeatures):  # whole on every rank of a gang, so that no rank waits for another
+            return Proxy(features, self._device, self._config.seed).features
+        featurise = self._of_model(features)
         if self._shared is not None:
             featurise(_SHORT)
         return featurise
