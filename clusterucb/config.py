@@ -167,8 +167,9 @@ class GradientFeatures(Section):
 
     kind: Literal["gradient"] = "gradient"
     path: str | None = None
-    """Run folder or `.npy` file with sketches of this pool; none computes them now, and then every reward is known
-    too."""
+    """Folder or URL of an earlier run, or `.npy` file, with sketches of this pool; none computes them now, and then
+    every reward is known too. Of an earlier run the predictive allocator also sees the influences, the predictions, and
+    the products of its sketches with this target, where these are made alike."""
 
 
 class HiddenFeatures(Section):

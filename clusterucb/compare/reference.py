@@ -29,12 +29,12 @@ from clusterucb.run.costs import saved_costs, weighted_tokens
 from clusterucb.run.feature_parts import feature_parts
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.preparation import open_prepared
-from clusterucb.run.prior_knowledge import known_beside
+from clusterucb.run.prior_knowledge import known_beside, sources_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.target_stage import load_bank
-from clusterucb.search.predictive import Knowledge
+from clusterucb.search.predictive import Columns, Knowledge
 
 GRADIENT = "gradient"
 """Sketches of this checkpoint's gradients: the reference has them, at the price of a gradient pass over the pool."""
@@ -117,8 +117,13 @@ def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatur
         cost = sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "features")
     usable_N = pool.usable_N.copy()
     usable_N[[failure.sample for failure in store.failures()]] = False
-    beside = known_beside(kind == EARLIER, store.matrix(), pool, load_bank(reference.state))
-    return PoolFeatures(kind, store.matrix(), usable_N, cost, beside)
+    columns: tuple[Columns, ...] = ()
+    if kind != GRADIENT:
+        config, bank = folder.read_config(), load_bank(reference.state)
+        part = feature_parts(config.features)[0]
+        matrix_NF = store.matrix()
+        columns = known_beside(part.features, part.name, folder.state, config.gradients, matrix_NF, bank).columns
+    return PoolFeatures(kind, store.matrix(), usable_N, cost, Knowledge((), columns, (sources_of(pool),)))
 
 
 def _table(reference: RunFolder) -> ScoreTable:

@@ -18,6 +18,7 @@ from clusterucb.features.clustering import fit, resolve_k
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.costs import ledger, saved_costs, scored_cost
 from clusterucb.run.disk import replacing, write_atomically
+from clusterucb.run.earlier_run import predictions_file
 from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStarted
 from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_parts
 from clusterucb.run.feature_stage import feature_stages, feature_store
@@ -79,8 +80,7 @@ class SelectionRun:
             stores = [feature_store(part, folder) for part in parts]
             labels = self._cluster(stores[0]).labels_N
             self._note_parts(parts, stores)
-            predicts = config.search.allocator.kind == "predictive"
-            yield from self._search(labels, known_of(parts, stores, self._pool, self.bank) if predicts else None)
+            yield from self._search(labels, self._known(parts, stores))
         drawn = self._table("search", "pool")
         yield from self._audit(drawn)
         self._finish(labels, drawn)
@@ -110,6 +110,15 @@ class SelectionRun:
         self.folder.replica.put(path)
         return clusters
 
+    def _known(self, parts: Sequence[PreparedPart], stores: Sequence[FeatureStore]) -> Knowledge | None:
+        config = self.config
+        if config.search.allocator.kind != "predictive":
+            return None
+        known, notes = known_of(parts, stores, self.folder.state, config.gradients, self._pool, self.bank)
+        for note in notes:
+            self._note(note)
+        return known
+
     def _note_parts(self, parts: Sequence[PreparedPart], stores: Sequence[FeatureStore]) -> None:
         for part, store in list(zip(parts, stores, strict=True))[1:]:
             if failures := store.failures():
@@ -132,6 +141,12 @@ class SelectionRun:
         batch_tokens = self.config.gradients.batch_tokens
         stage = SearchStage(search, self._pool, batch_tokens, self.bank.fingerprint, self._log, self._emit)
         yield from self._announced(stage, search.ledger.limit)
+        predicted_N = search.predictions()
+        if predicted_N is not None:
+            path = predictions_file(self.folder.state)
+            with replacing(path) as beside, beside.open("wb") as file:
+                np.save(file, predicted_N.astype(np.float32))
+            self.folder.replica.put(path)
 
     def _audit(self, drawn: ScoreTable) -> Iterator[Stage]:
         chosen = audit.choose(self._undrawn(drawn), int(self._usable_N.sum()), self.config.audit, self._streams.audit)

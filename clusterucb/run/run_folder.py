@@ -125,6 +125,17 @@ class RunFolder:
         if self.remote is not None:
             self.remote.bring_whole_files()
 
+    def bring_scores(self) -> None:
+        """Have here what never changes and what was scored: for reading a run that is over, which stays as it is."""
+        if self.remote is None:
+            return
+        if not self.finished:
+            raise RunFolderError(f"{self.location} is not finished: `clusterucb resume {self.location}` goes on")
+        self.remote.bring_whole_files()
+        for name in ("state/scores.journal", "state/sketches.f16"):
+            if self.remote.exists(name):
+                self.remote.copy_grown(name, self.path / name)
+
     def take_over(self) -> None:
         """Have everything here, as it was last written: for whoever writes from now on."""
         if self.remote is not None:

@@ -60,7 +60,8 @@ def test_prediction_sees_every_part_and_clusters_come_from_the_first(settings, f
     config = config_of(settings, THREE, PREDICTIVE)
     pool, _ = open_prepared(finished)
     parts = prepared_parts(config, pool)
-    known = known_of(parts, [feature_store(part, finished) for part in parts], pool, load_bank(finished.state))
+    stores = [feature_store(part, finished) for part in parts]
+    known, _ = known_of(parts, stores, finished.state, config.gradients, pool, load_bank(finished.state))
     assert [matrix.shape for matrix in known.matrices] == [(160, 32), (160, 5), (160, 32)]
     alone = run_here(config_of(settings, "features.layer=1"), tmp_path / "alone")
     with np.load(alone.state / "clusters.npz") as one, np.load(finished.state / "clusters.npz") as several:
@@ -81,8 +82,8 @@ def test_a_run_interrupted_in_any_stage_ends_with_the_same_bytes(settings, finis
 
 
 def step(config: RunConfig, folder: RunFolder, worker: Worker, seen: list[tuple[str, int]]) -> bool:
-    """Go on for seven jobs; say whether the run is through."""
-    run, left = SelectionRun(config, folder, lambda event: None), 7
+    """Go on for nineteen jobs; say whether the run is through."""
+    run, left = SelectionRun(config, folder, lambda event: None), 19
     try:
         for stage in run.stages():
             while (job := stage.ask()) is not None:
