@@ -26,7 +26,13 @@ MODELS = {
             "features": {"kind": "hidden", "layer": 1},
         },
     ),
-    "neox": (tiny_neox, {"gradients": {"modules": [r".*\.1\..*\.(query_key_value|dense_4h_to_h)"]}}),
+    "neox": (
+        tiny_neox,
+        {
+            "gradients": {"modules": [r".*\.1\..*\.(query_key_value|dense_4h_to_h)"]},
+            "features": {"kind": "output_gradient", "dim": 256},
+        },
+    ),
 }
 """Tied and untied embeddings, linear layers and Conv1D, gradients of an adapter and of the base's own layers."""
 LENGTHS = ((9,), (5, 12, 7), (4, 4, 11, 30, 2))
