@@ -25,6 +25,7 @@ from clusterucb.errors import ClusterUCBError
 from clusterucb.run.events import Cancelled, EventLog, Failed, Note, Started
 from clusterucb.run.feature_run import FeatureRun
 from clusterucb.run.lease import Lease
+from clusterucb.run.part_names import NAMES
 from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.run_folder import RunFolder
 
@@ -138,7 +139,7 @@ class Coordinator:
             stages = run.stages()
             await pool.ready.wait()
             while (stage := await asyncio.to_thread(next, stages, None)) is not None:
-                if stage.name not in ("target", "features"):
+                if stage.name not in ("target", *NAMES):
                     pool.share_bank(run.bank)
                 await dispatcher.drain(stage)
                 run.workers = await pool.infos()

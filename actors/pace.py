@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from clusterucb.run.tasks import EmbeddingTask, Task
+from clusterucb.run.tasks import EmbeddingTask, FeatureTask, Task
 
 
 class Pace:
@@ -17,17 +17,23 @@ class Pace:
 
     def saw(self, task: Task, seconds: float) -> None:
         """Learn from a task that was answered after `seconds`."""
-        kind = type(task).__name__
+        kind = _kind(task)
         self._seconds[kind] += seconds
         self._work[kind] += _work(task)
 
     def limit_s(self, task: Task) -> float:
         """Return the seconds after which a worker that still holds the task is hung."""
-        kind = type(task).__name__
+        kind = _kind(task)
         if not self._work[kind]:
             return max(self._unknown_s, self._minimum_s)
         expected = _work(task) * self._seconds[kind] / self._work[kind]
         return max(self._minimum_s, self._factor * expected)
+
+
+def _kind(task: Task) -> str:
+    """Name what tasks of like cost have in common; every part of the features has a model or a depth of its own."""
+    part = f" {task.part}" if isinstance(task, FeatureTask | EmbeddingTask) else ""
+    return f"{type(task).__name__}{part}"
 
 
 def _work(task: Task) -> int:

@@ -6,14 +6,14 @@ nearest valid key or value.
 
 import difflib
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from clusterucb.config import RunConfig
+from clusterucb.config import EmbeddingFeatures, Feature, GradientFeatures, ProxyFeatures, RunConfig
 from clusterucb.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -130,6 +130,8 @@ def _walk(loc: Sequence[str]) -> tuple[list[type[BaseModel]], list[str]]:
             here = tagged
             continue
         written.append(part)
+        if part.isdigit():  # a place in a list of sections
+            continue
         here = [
             member for section in here if part in section.model_fields
             for member in _members(section.model_fields[part].annotation)
@@ -159,11 +161,25 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
         "target": config.target.model_copy(update={"path": absolute(config.target.path)}),
         "model": model,
     }
-    if config.features.kind == "embedding":
-        update["features"] = config.features.model_copy(update={"encoder": absolute(config.features.encoder)})
-    elif config.features.kind == "gradient":
-        update["features"] = config.features.model_copy(update={"path": absolute(config.features.path)})
+    features = config.features
+    if features.kind == "several":
+        parts = tuple(_moved(part, absolute) for part in features.parts)
+        update["features"] = features.model_copy(update={"parts": parts})
+    else:
+        update["features"] = _moved(features, absolute)
     return config.model_copy(update=update)
+
+
+def _moved(features: Feature, absolute: Callable[[str | None], str | None]) -> Feature:
+    match features:
+        case EmbeddingFeatures():
+            return features.model_copy(update={"encoder": absolute(features.encoder)})
+        case ProxyFeatures():
+            return features.model_copy(update={name: absolute(getattr(features, name)) for name in ("base", "adapter")})
+        case GradientFeatures():
+            return features.model_copy(update={"path": absolute(features.path)})
+        case _:
+            return features
 
 
 def _one_line(text: str) -> str:

@@ -54,7 +54,7 @@ def build() -> str:
 def _part(key: str, field: FieldInfo, depth: int) -> Iterator[str]:
     """Yield the chapter of a section, or of every kind of a union, and of the sections inside."""
     sections = _sections(field.annotation)
-    if not sections:
+    if not sections or typing.get_origin(field.annotation) is tuple:  # a list's sections have chapters of their own
         return
     yield f"{'#' * depth} {key}\n"
     if len(sections) == 1:
@@ -103,6 +103,8 @@ def _type(annotation: Any, bounds: list[Any]) -> str:
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         return _type(arguments[0], [*_flat(arguments[1:]), *bounds])
+    if origin is tuple and _sections(annotation):
+        return "list of sections"
     if _sections(annotation):
         return "one of its kinds" if len(_sections(annotation)) > 1 else "section"
     if origin is Literal:

@@ -165,8 +165,9 @@ def compare(
     features: Annotated[
         str | None,
         typer.Option(
-            help="hidden, gradient, earlier, embedding, given; of a table also joined parts that prediction sees "
-            "together: earlier+influence+match+source. Default: the configuration's, and gradient."
+            help="hidden, output_gradient, gradient, earlier, proxy, embedding, given, or several that prediction sees "
+            "together, clusters being of the first: hidden+proxy; of a table earlier+influence+match+source. Default: "
+            "the configuration's, and gradient."
         ),
     ] = None,
     budgets: Annotated[str, typer.Option(help="Shares of the pool, comma-separated.")] = "0.1,0.2,0.3",

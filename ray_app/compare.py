@@ -79,6 +79,7 @@ def compare_runs(config: RunConfig, wanted: Wanted, out: RunFolder, address: str
         check_kinds,
         default_kinds,
         feature_config,
+        parts_of,
         read_features,
         read_reference,
         reference_config,
@@ -93,21 +94,21 @@ def compare_runs(config: RunConfig, wanted: Wanted, out: RunFolder, address: str
     check_kinds(kinds, config)
     plan = plan_of(wanted.allocators, wanted.budgets, wanted.seeds, config)
     reference = RunFolder.open(f"{out.location}/reference")
-    folders = {kind: RunFolder.open(f"{out.location}/features-{kind}") for kind in kinds}
+    folders = {part: RunFolder.open(f"{out.location}/features-{part}") for part in parts_of(kinds)}
     with contextlib.ExitStack() as stack:
         if not reference.finished:
             stack.enter_context(connected(address))  # once for all that follows
         try:
-            for kind, folder in folders.items():
-                if kind != GRADIENT:
-                    drive(feature_config(config, kind), folder, address, view_of(mode), "features")
+            for part, folder in folders.items():
+                if part != GRADIENT:
+                    drive(feature_config(config, part), folder, address, view_of(mode), "features")
                     check_plan(plan, config, int(open_prepared(folder)[0].usable_N.sum()))
             select(reference_config(config), reference, address, view_of(mode))
         except Stopped:
             raise Stopped(f"stopped; everything computed is kept in {out.location}: the same command goes on") from None
     for folder in (reference, *folders.values()):
         folder.take_over()
-    features = [read_features(kind, folder, reference) for kind, folder in folders.items()]
+    features = [read_features(kind, folders, reference) for kind in kinds]
     return _judge(read_reference(reference), features, plan, config, out, mode)
 
 

@@ -17,14 +17,15 @@ from actors.pace import Pace
 from actors.pool import living_nodes
 from actors.remote_worker import Bank, RemoteWorker, start_process
 from actors.resources import check_room, worker_count, worker_size
-from clusterucb.checkpoint.model import check_model, describe
+from clusterucb.checkpoint.model import ModelShape, check_model, describe
 from clusterucb.config import RunConfig
 from clusterucb.errors import ResourceError
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.plan.calibration import Calibration, calibrate
 from clusterucb.plan.estimate import Estimate, Measured, estimate
 from clusterucb.plan.planned_work import PlannedWork, plan_work
-from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.feature_parts import PreparedPart, prepared_parts
+from clusterucb.run.feature_stage import feature_store
 from clusterucb.run.preparation import Prepared, prepare
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.tasks import Answer, Job, Task
@@ -39,32 +40,44 @@ def plan(config: RunConfig, address: str, view: View, calibrated: bool = True) -
         with view:
             prepared = prepare(config, run, view.reading)
         work = plan_work(config, prepared.pool, prepared.target)
-        shape, width = describe(config.model, config.gradients), None
-        store = FeatureStore(run.state, prepared.pool.num_samples)
-        if store.complete:
-            width = store.matrix().shape[1]
-        elif config.features.kind == "hidden":
-            width = shape.hidden_size
-        elif config.features.kind == "gradient" and config.gradients.sketch.kind != "none":
-            width = config.gradients.sketch.dim
+        shape = describe(config.model, config.gradients)
         calibration = measured = workers = None
         notes = (*check_model(config.model, config.gradients), *prepared.notes)
         if calibrated:
             with connected(address):
                 calibration, measured, workers = _calibrate(config, work, prepared)
-            width = calibration.feature_width or width
+        parts = prepared_parts(config, prepared.pool)
+        widths = [_width(part, run, config, shape, calibration) for part in parts]
         return estimate(
             config,
             shape,
             work,
             prepared.pool,
             prepared.target,
-            width if work.clusters is not None else 0,
+            None if None in widths else sum(width or 0 for width in widths),
             calibration,
             measured,
             workers,
             notes,
         )
+
+
+def _width(
+    part: PreparedPart, run: RunFolder, config: RunConfig, shape: ModelShape, calibration: Calibration | None
+) -> int | None:
+    """Return how many numbers a part of the features has, where that is known."""
+    store, features = feature_store(part, run), part.features
+    if store.complete:
+        return store.matrix().shape[1]
+    if calibration is not None and part.name in calibration.widths:
+        return calibration.widths[part.name]
+    if features.kind == "hidden":
+        return shape.hidden_size
+    if features.kind == "output_gradient" or features.kind == "proxy":
+        return features.dim
+    if features.kind == "gradient" and config.gradients.sketch.kind != "none":
+        return config.gradients.sketch.dim
+    return None
 
 
 def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tuple[Calibration, Measured, int]:

@@ -83,6 +83,7 @@ def _memory(memory: MemoryEstimate) -> str:
     parts = (
         ("weights", memory.weights),
         ("adapter and moments", memory.adapter_and_moments),
+        *([("models of features", memory.feature_models)] if memory.feature_models else []),
         ("target bank", memory.target_bank),
         ("sketch signs", memory.sketch_signs),
         ("activations", memory.activations),

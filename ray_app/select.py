@@ -14,9 +14,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.coordinator import Coordinator, CoordinatorActor, Outcome, Work
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
+from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
 from clusterucb.run.events import Note, Progressed, Started, parse_event
-from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.feature_parts import prepared_parts
+from clusterucb.run.feature_stage import feature_store
 from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.summary import Summary
@@ -50,13 +52,17 @@ def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: 
         try:
             for note in prepared.notes:
                 view(Note(text=note))
-            if work == "features" and FeatureStore(folder.state, prepared.pool.num_samples).complete:
+            if work == "features" and _featured(config, folder, prepared.pool):
                 return
             with connected(address):
                 _drive(config, folder, view, stop, work)
         except ClusterUCBError:
             prepared.claim.withdraw()  # what only a worker could find out, before anything was computed
             raise
+
+
+def _featured(config: RunConfig, folder: RunFolder, pool: TokenStore) -> bool:
+    return all(feature_store(part, folder).complete for part in prepared_parts(config, pool))
 
 
 def read_summary(folder: RunFolder) -> Summary:

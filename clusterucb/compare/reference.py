@@ -4,7 +4,8 @@ Invariant: their configurations leave out everything that a comparison varies or
 other allocators, budgets, cluster counts and selection sizes find them finished.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,39 +14,50 @@ from clusterucb.config import (
     Audit,
     Clusters,
     Exhaustive,
+    Feature,
     Features,
     GivenFeatures,
     GradientFeatures,
     HiddenFeatures,
+    OutputGradientFeatures,
     RunConfig,
     Search,
     Selection,
 )
 from clusterucb.errors import ConfigError, RunFolderError
 from clusterucb.run.costs import saved_costs, weighted_tokens
+from clusterucb.run.feature_parts import feature_parts
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.preparation import open_prepared
-from clusterucb.run.prior_knowledge import known_beside
+from clusterucb.run.prior_knowledge import known_beside, sources_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.target_stage import load_bank
+from clusterucb.search.predictive import Columns, Knowledge
 
 GRADIENT = "gradient"
 """Sketches of this checkpoint's gradients: the reference has them, at the price of a gradient pass over the pool."""
+_KINDS = ("hidden", "output_gradient", GRADIENT, "earlier", "proxy", "embedding", "given")
 EARLIER = "earlier"
 """Sketches that `features.path` brings from an earlier checkpoint: free in this period."""
 
 
 def default_kinds(config: RunConfig) -> tuple[str, ...]:
-    """Name the configuration's own features, and gradients where there are sketches."""
-    own = EARLIER if _brings_sketches(config.features) else config.features.kind
+    """Name the configuration's own features, its parts joined by `+`, and gradients where there are sketches."""
+    own = "+".join(_own(config.features))
     return tuple(dict.fromkeys([own, *([] if config.gradients.sketch.kind == "none" else [GRADIENT])]))
+
+
+def parts_of(kinds: Sequence[str]) -> tuple[str, ...]:
+    """Return the parts that features are made of, each once: `hidden+proxy` are clusters of hidden states, and
+    prediction from both."""
+    return tuple(dict.fromkeys(part for kind in kinds for part in kind.split("+")))
 
 
 def check_kinds(kinds: Sequence[str], config: RunConfig) -> None:
     """Refuse features that the configuration does not describe."""
-    for kind in kinds:
+    for kind in parts_of(kinds):
         if kind == GRADIENT and config.gradients.sketch.kind == "none":
             raise ConfigError("features are gradients but gradients.sketch is none: use the hash sketch")
         if kind != GRADIENT:
@@ -58,7 +70,7 @@ def reference_config(config: RunConfig) -> RunConfig:
 
 
 def feature_config(config: RunConfig, kind: str) -> RunConfig:
-    """Return the run that makes features of one kind."""
+    """Return the run that makes one part of the features."""
     return _bare(config, Search(budget=1.0), _described(kind, config))
 
 
@@ -72,8 +84,22 @@ def read_reference(folder: RunFolder) -> Reference:
     return Reference(rewards_N, pool.usable_N, pool.lengths_N, sum(target))
 
 
-def read_features(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatures:
-    """Read the features of one kind from their folder; gradients come from the reference and are kept there."""
+def read_features(kind: str, folders: Mapping[str, RunFolder], reference: RunFolder) -> PoolFeatures:
+    """Read features, part by part, from the folder of each; gradients come from the reference and are kept there."""
+    first, *others = (_read_part(part, folders[part], reference) for part in kind.split("+"))
+    return replace(
+        first,
+        name=kind,
+        cost=first.cost + sum(part.cost for part in others),
+        beside=Knowledge(
+            tuple(part.matrix_NF for part in others),
+            tuple(columns for part in (first, *others) for columns in part.beside.columns),
+            first.beside.factors,
+        ),
+    )
+
+
+def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatures:
     pool, _ = open_prepared(reference)
     if kind == GRADIENT:
         store = FeatureStore(folder.path, pool.num_samples)
@@ -91,8 +117,13 @@ def read_features(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFea
         cost = sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "features")
     usable_N = pool.usable_N.copy()
     usable_N[[failure.sample for failure in store.failures()]] = False
-    beside = known_beside(kind == EARLIER, store.matrix(), pool, load_bank(reference.state))
-    return PoolFeatures(kind, store.matrix(), usable_N, cost, beside)
+    columns: tuple[Columns, ...] = ()
+    if kind != GRADIENT:
+        config, bank = folder.read_config(), load_bank(reference.state)
+        part = feature_parts(config.features)[0]
+        matrix_NF = store.matrix()
+        columns = known_beside(part.features, part.name, folder.state, config.gradients, matrix_NF, bank).columns
+    return PoolFeatures(kind, store.matrix(), usable_N, cost, Knowledge((), columns, (sources_of(pool),)))
 
 
 def _table(reference: RunFolder) -> ScoreTable:
@@ -105,17 +136,29 @@ def _bare(config: RunConfig, search: Search, features: Features) -> RunConfig:
     return RunConfig.model_validate(changed.model_dump())
 
 
-def _described(kind: str, config: RunConfig) -> Features:
-    own = config.features
-    if kind == EARLIER and _brings_sketches(own):
-        return own
-    if kind == own.kind and kind != GRADIENT:
-        return own
+def _own(features: Features) -> dict[str, Feature]:
+    """Name the parts that a configuration describes: by kind, and by number where a kind comes again."""
+    named: dict[str, Feature] = {}
+    for part in feature_parts(features):
+        kind = EARLIER if _brings_sketches(part.features) else part.features.kind
+        same = sum(name.partition("-")[0] == kind for name in named)
+        named[f"{kind}-{same + 1}" if same else kind] = part.features
+    return named
+
+
+def _described(kind: str, config: RunConfig) -> Feature:
+    own = _own(config.features)
+    if kind in own and kind != GRADIENT:
+        return own[kind]
     match kind:
         case "hidden":
             return HiddenFeatures()
+        case "output_gradient":
+            return OutputGradientFeatures()
         case "given":
             return GivenFeatures()
+        case "proxy":
+            raise ConfigError("features of kind proxy need a smaller model: set features.kind and features.base")
         case "embedding":
             raise ConfigError("features of kind embedding need an encoder: set features.kind and features.encoder")
         case "earlier":
@@ -124,10 +167,8 @@ def _described(kind: str, config: RunConfig) -> Features:
                 "features.path to the run that holds them"
             )
         case _:
-            raise ConfigError(
-                f"there are no features {kind!r}: choose from hidden, gradient, earlier, embedding and given"
-            )
+            raise ConfigError(f"there are no features {kind!r}: choose from {', '.join(_KINDS)}, or join some by +")
 
 
-def _brings_sketches(features: Features) -> bool:
+def _brings_sketches(features: Feature) -> bool:
     return isinstance(features, GradientFeatures) and features.path is not None

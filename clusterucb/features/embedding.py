@@ -60,8 +60,11 @@ class Encoder:
         return pool(states_BTF, encoded["attention_mask"].bool(), weighted=False)
 
 
-def check_encoder(name: str) -> None:
-    """Raise ModelError where no encoder with a tokenizer stands under `name`; its weights stay unread."""
+def check_encoder(name: str) -> int:
+    """Return an encoder's number of parameters; its weights stay unread.
+
+    Raises ModelError where no encoder with a tokenizer stands under `name`.
+    """
     place = _place(name)
     try:
         settings = AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -69,8 +72,14 @@ def check_encoder(name: str) -> None:
     except _BAD_INPUT as error:
         raise _does_not_load(name, error) from error
     _check_kind(name, settings, tokenizer)
+    try:
+        with torch.device("meta"):
+            skeleton = AutoModel.from_config(settings, trust_remote_code=False)
+    except (*_BAD_INPUT, RuntimeError) as error:
+        raise _does_not_load(name, error) from error
     if Path(place).is_dir() and not tensor_shapes(Path(place)):
         raise ModelError(f"features.encoder {name} has no *.safetensors weights: save it with save_pretrained")
+    return sum(parameter.numel() for parameter in skeleton.parameters())
 
 
 def _load(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -104,6 +104,13 @@ def check_block(number: int, num_blocks: int) -> None:
         raise ConfigError(f"features.layer is {number}, but the model has blocks 1 to {num_blocks}: give one of them")
 
 
+def blocks_run(layer: int | str, num_blocks: int) -> int:
+    """Return how many blocks a forward pass runs for these features; raises ConfigError where there are not as many."""
+    number = _number(layer, num_blocks)
+    check_block(number, num_blocks)
+    return number
+
+
 def _trunk(model: PreTrainedModel) -> nn.Module:
     """Return the model without its vocabulary projection."""
     trunk = model.base_model
@@ -112,9 +119,13 @@ def _trunk(model: PreTrainedModel) -> nn.Module:
 
 
 def _block(blocks: nn.ModuleList, layer: int | str) -> nn.Module:
-    number = max(1, len(blocks) // 2) if isinstance(layer, str) else layer
-    check_block(number, len(blocks))
-    return blocks[number - 1]
+    return blocks[blocks_run(layer, len(blocks)) - 1]
+
+
+def _number(layer: int | str, num_blocks: int) -> int:
+    if isinstance(layer, int):
+        return layer
+    return num_blocks if layer == "final" else max(1, num_blocks // 2)
 
 
 def _stop(block: nn.Module, inputs: tuple[Any, ...], output: Any) -> NoReturn:

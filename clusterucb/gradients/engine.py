@@ -25,14 +25,16 @@ from clusterucb.errors import ConfigError, ModelError
 from clusterucb.gradients.collector import Collector, Consumer
 from clusterucb.gradients.losses import SupervisedLoss
 from clusterucb.gradients.memory_limit import MemoryLimit, Passes
-from clusterucb.gradients.padding import padded, some
+from clusterucb.gradients.padding import labelled, padded
 from clusterucb.gradients.preconditioner import Direction, PlainDirection, direction
 from clusterucb.gradients.scorer import Keeper, StreamingScorer
 from clusterucb.gradients.sketch import sketcher, unit_rows
 from clusterucb.gradients.targets import TargetBank, TargetPart
-from clusterucb.types import Failure, FloatArray, IntArray, Reason, Scores, TokenBatch
+from clusterucb.types import Failure, FloatArray, Hidden, IntArray, Reason, Scores, TokenBatch
 
 Number = TypeVar("Number", bound=np.generic)
+
+_NO_TARGET = TargetBank((), (), {}, None, "")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,20 +71,28 @@ class GradientEngine:
         self._layers = find_layers(model, config.modules)
         self._direction = direction(config.precondition, self._layers, moments, device)
         self._sketcher = sketcher(config.sketch, device)
-        self._loss = SupervisedLoss(model, self._layers, config.loss_chunk)
+        self.loss = SupervisedLoss(model, self._layers, config.loss_chunk)
         self._memory = MemoryLimit(passes)
         self._prepared: tuple[TargetBank, Mapping[str, Tensor]] | None = None
         self.shapes: Mapping[str, torch.Size] = {layer.name: layer.shape for layer in self._layers}
         """Shape of every parameter whose gradient is taken, by canonical name."""
         plain = config.precondition.kind == "adam" and moments is None
         note = ("gradients: no Adam moments are given, so training gradients are taken as they are",) if plain else ()
-        self.notes: tuple[str, ...] = (*note, *self._loss.notes)
+        self.notes: tuple[str, ...] = (*note, *self.loss.notes)
 
     def score(self, batch: TokenBatch, bank: TargetBank) -> Scores:
         """Score a micro-batch against the target."""
+        return self._scores(batch, bank, self._targets(bank))
+
+    def sketches(self, batch: TokenBatch) -> Hidden:
+        """Return the sketches of a micro-batch alone, with no target to compare them with."""
+        scores = self._scores(batch, _NO_TARGET, {})
+        assert scores.sketch_BD is not None, "gradients.sketch is none"
+        return Hidden(scores.samples_B, scores.sketch_BD, scores.failures, scores.seconds)
+
+    def _scores(self, batch: TokenBatch, bank: TargetBank, targets: Mapping[str, Tensor]) -> Scores:
         start = self._clock()
-        targets = self._targets(bank)
-        usable, unlabelled = _labelled(batch)
+        usable, unlabelled = labelled(batch)
         parts, too_large = self._memory.run(usable, lambda piece: self._score(piece, bank, targets))
         failures = (*unlabelled, *too_large, *(failure for part in parts for failure in part.failures))
         subtasks, dim = len(bank.subtasks), 0 if self._sketcher is None else self._sketcher.dim
@@ -100,7 +110,7 @@ class GradientEngine:
     def target(self, batch: TokenBatch, subtask: str) -> TargetPart:
         """Sum the unit plain gradients of examples of one subtask."""
         start = self._clock()
-        usable, unlabelled = _labelled(batch)
+        usable, unlabelled = labelled(batch)
         parts, too_large = self._memory.run(usable, lambda piece: self._target(piece, subtask))
         failures = (*unlabelled, *too_large, *(failure for part in parts for failure in part.failures))
         sums = {layer.name: _summed([part.sums[layer.name] for part in parts], layer.shape) for layer in self._layers}
@@ -175,7 +185,7 @@ class GradientEngine:
         tensors = padded(batch, self._device)
         shape_BT = (tensors.ids_BT.shape[0], tensors.ids_BT.shape[1])
         with torch.enable_grad(), Collector(self._layers, consume, shape_BT):
-            return self._loss.backward(tensors)
+            return self.loss.backward(tensors)
 
     def _targets(self, bank: TargetBank) -> Mapping[str, Tensor]:
         """Return the bank's means in rows, on the device; raise where the bank belongs to other gradients."""
@@ -200,15 +210,6 @@ class GradientEngine:
                 f"gradients.scoring is sketch, of {dim} dimensions, but the target bank holds no sketches of that "
                 "size: compute the target with this configuration"
             )
-
-
-def _labelled(batch: TokenBatch) -> tuple[TokenBatch, tuple[Failure, ...]]:
-    """Split off samples without label tokens."""
-    has_B = np.array([bool(batch.row(i)[1].any()) for i in range(len(batch))], dtype=np.bool_)
-    if has_B.all():
-        return batch, ()
-    failures = tuple(Failure(int(sample), "no_label_tokens") for sample in batch.samples_B[~has_B])
-    return some(batch, np.flatnonzero(has_B)), failures
 
 
 def _judged(batch: TokenBatch, loss_B: FloatArray, squared_norm_B: Tensor) -> tuple[IntArray, tuple[Failure, ...]]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from clusterucb.checkpoint.layers import Layer
+from clusterucb.errors import ModelError
 from clusterucb.gradients.padding import PaddedBatch
 from clusterucb.types import FloatArray
 
@@ -66,6 +67,18 @@ class Head:
         return (total_L1.log_() + largest_L1 - logit_L1).squeeze(1), gradient_Ld
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class AtHead:
+    """What the output embedding sees at the L supervised positions, and what it sends back.
+
+    `gradient_Ld` is that of the batch's loss: each position counts one over the label tokens of its sample.
+    """
+
+    hidden_Ld: Tensor
+    gradient_Ld: Tensor
+    losses_L: Tensor
+
+
 class SupervisedLoss:
     """Forward and backward pass of a batch; gradients reach whatever hooks the model carries."""
 
@@ -85,20 +98,37 @@ class SupervisedLoss:
         weighted_L = (losses_L * batch.weight_L).double().cpu().numpy()
         return np.bincount(batch.sample_L, weighted_L, minlength=len(batch.ids_BT)).astype(np.float32)
 
+    def at_head(self, batch: PaddedBatch) -> AtHead:
+        """Run the forward pass alone, as far as the gradient at the final hidden states.
+
+        Raises ModelError where these cannot be told from the model.
+        """
+        if self._head is None:
+            raise ModelError(
+                "the gradient at the final hidden states cannot be formed, for the output embedding is not applied "
+                "apart from the model, or gradients.modules names it: use features.kind hidden"
+            )
+        with torch.no_grad():
+            return self._at_head(_hidden_states(self._model, self._head.linear, batch.ids_BT), batch, self._head)
+
+    def _at_head(self, hidden_BTd: Tensor, batch: PaddedBatch, head: Head) -> AtHead:
+        hidden_Ld = hidden_BTd.flatten(0, 1).index_select(0, batch.position_L)
+        gradient_Ld = torch.empty_like(hidden_Ld)
+        losses_L = torch.empty_like(batch.weight_L)
+        for start in range(0, len(losses_L), self._chunk):
+            part = slice(start, start + self._chunk)
+            losses_L[part], gradient_Ld[part] = head.loss(hidden_Ld[part], batch.target_L[part])
+        gradient_Ld.mul_(batch.weight_L[:, None])
+        return AtHead(hidden_Ld, gradient_Ld, losses_L)
+
     def _through_head(self, batch: PaddedBatch, head: Head) -> Tensor:
         hidden_BTd = _hidden_states(self._model, head.linear, batch.ids_BT)
         with torch.no_grad():
-            hidden_Ld = hidden_BTd.flatten(0, 1).index_select(0, batch.position_L)
-            gradient_Ld = torch.empty_like(hidden_Ld)
-            losses_L = torch.empty_like(batch.weight_L)
-            for start in range(0, len(losses_L), self._chunk):
-                part = slice(start, start + self._chunk)
-                losses_L[part], gradient_Ld[part] = head.loss(hidden_Ld[part], batch.target_L[part])
-            gradient_Ld.mul_(batch.weight_L[:, None])
+            found = self._at_head(hidden_BTd, batch, head)
             gradient_BTd = torch.zeros_like(hidden_BTd)
-            gradient_BTd.view(-1, gradient_BTd.shape[-1]).index_copy_(0, batch.position_L, gradient_Ld)
+            gradient_BTd.view(-1, gradient_BTd.shape[-1]).index_copy_(0, batch.position_L, found.gradient_Ld)
         torch.autograd.backward(hidden_BTd, gradient_BTd)
-        return losses_L
+        return found.losses_L
 
     def _through_model(self, batch: PaddedBatch) -> Tensor:
         logits_BTV: Tensor = self._model(input_ids=batch.ids_BT, use_cache=False).logits

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clusterucb.types import IntArray, TokenBatch
+from clusterucb.types import Failure, IntArray, TokenBatch
 
 _PAD = 0  # any id of the vocabulary would do
 
@@ -62,3 +62,12 @@ def some(batch: TokenBatch, rows: IntArray) -> TokenBatch:
         labels_T=np.concatenate([labels for _, labels in parts]) if parts else batch.labels_T[:0],
         offsets=np.concatenate([[0], np.cumsum(batch.lengths_B[rows])]).astype(np.int64),
     )
+
+
+def labelled(batch: TokenBatch) -> tuple[TokenBatch, tuple[Failure, ...]]:
+    """Split off samples without label tokens."""
+    has_B = np.array([bool(batch.row(i)[1].any()) for i in range(len(batch))], dtype=np.bool_)
+    if has_B.all():
+        return batch, ()
+    failures = tuple(Failure(int(sample), "no_label_tokens") for sample in batch.samples_B[~has_B])
+    return some(batch, np.flatnonzero(has_B)), failures

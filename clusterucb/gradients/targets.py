@@ -57,6 +57,11 @@ class TargetBank:
     fingerprint: str
     """Digest of everything above."""
 
+    @property
+    def space(self) -> str:
+        """Digest of the parameters' names and shapes: gradients of one space can be compared."""
+        return space_of({name: tuple(mean.shape[1:]) for name, mean in self.means.items()})
+
     def to(self, device: torch.device) -> "TargetBank":
         """Return the bank on a device."""
         sketch_SD = None if self.sketch_SD is None else self.sketch_SD.to(device)
@@ -87,6 +92,19 @@ class TargetBank:
         sketch_SD = tensors.pop(_SKETCH, None)
         means = {name.removeprefix(_MEAN): tensor for name, tensor in tensors.items()}
         return _bank(tuple(json.loads(metadata["subtasks"])), tuple(json.loads(metadata["counts"])), means, sketch_SD)
+
+
+def space_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Return the digest of parameters by name."""
+    named = sorted((name, list(shape)) for name, shape in shapes.items())
+    return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:16]
+
+
+def saved_space(path: Path) -> str:
+    """Return the space of a bank that `TargetBank.save` wrote, without reading its numbers."""
+    with safe_open(path, framework="pt") as file:
+        means = [name for name in file.keys() if name.startswith(_MEAN)]  # noqa: SIM118
+        return space_of({name.removeprefix(_MEAN): tuple(file.get_slice(name).get_shape()[1:]) for name in means})
 
 
 def combine(subtasks: Sequence[str], parts: Sequence[TargetPart]) -> TargetBank:

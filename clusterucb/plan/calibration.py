@@ -5,9 +5,9 @@ that is not counted. The law has a cost a micro-batch, one a padded token, and o
 of them negative.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,15 @@ from clusterucb.config import RunConfig
 from clusterucb.data.tokens import TokenStore
 from clusterucb.gradients.targets import TargetBank, TargetPart, combine
 from clusterucb.plan.planned_work import PlannedWork
+from clusterucb.run.feature_parts import PreparedPart
 from clusterucb.run.feature_stage import feature_task
 from clusterucb.run.target_stage import target_batches
 from clusterucb.run.tasks import Answer, ScoreTask, TargetTask, Task
 from clusterucb.types import Hidden, IntArray
 
 Real = npt.NDArray[np.float64]
-Kind = Literal["target", "features", "gradients"]
+Kind = str
+"""`target`, `gradients`, or the name of a part of the features."""
 Ask = Callable[[Task, TargetBank | None], Answer]
 """Answers a task on a worker; brings it the target bank where there is one."""
 
@@ -71,8 +73,8 @@ class Calibration:
     """What was measured."""
 
     timings: tuple[Timing, ...]
-    feature_width: int | None
-    """Numbers in a feature, where features were computed."""
+    widths: Mapping[str, int]
+    """Numbers in a feature of each part that was computed."""
 
     def speed(self, kind: Kind) -> Speed:
         """Return the law of one kind."""
@@ -101,20 +103,19 @@ def calibrate(config: RunConfig, work: PlannedWork, pool: TokenStore, target: To
         return ask(ScoreTask(pool.batch(batch), bank.fingerprint), bank)
 
     timings += _timed("gradients", work.exhaustive.waves[0], pool.lengths_N, gradients)
-    width: int | None = None
-    if "features" in planned:
-        task = feature_task(config, pool)
-        answers: list[Hidden] = []
+    widths: dict[str, int] = {}
 
-        def features(batch: IntArray) -> Answer:
-            answer = ask(task(batch), None)
-            assert isinstance(answer, Hidden)
-            answers.append(answer)
-            return answer
+    def features(part: PreparedPart, batch: IntArray) -> Answer:
+        answer = ask(feature_task(config, part)(batch), None)
+        assert isinstance(answer, Hidden)
+        widths[part.name] = answer.features_BF.shape[1]
+        return answer
 
-        timings += _timed("features", planned["features"].waves[0], pool.lengths_N, features)
-        width = answers[0].features_BF.shape[1]
-    return Calibration(tuple(timings), width)
+    for stage in work.stages:
+        if stage.part is not None:
+            lengths_N = stage.part.tokens.lengths_N
+            timings += _timed(stage.stage, stage.waves[0], lengths_N, partial(features, stage.part))
+    return Calibration(tuple(timings), widths)
 
 
 def _timed(

@@ -46,6 +46,8 @@ class StageEstimate:
     micro_batches: int
     worker_seconds: float | None
     wall_seconds: float | None
+    share: float = 1.0
+    """What a pass costs, a token, against one through the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,11 @@ def stage_estimates(
     work: Sequence[StageWork], pool: TokenStore, target: TokenStore, calibration: Calibration | None, workers: int
 ) -> tuple[StageEstimate, ...]:
     """Count, and where a worker was timed also clock, some stages."""
-    return tuple(_stage(stage, target if stage.stage == "target" else pool, calibration, workers) for stage in work)
+
+    def store(stage: StageWork) -> TokenStore:
+        return target if stage.stage == "target" else pool if stage.part is None else stage.part.tokens
+
+    return tuple(_stage(stage, store(stage), calibration, workers) for stage in work)
 
 
 def estimate(
@@ -104,7 +110,7 @@ def estimate(
     workers: int | None,
     notes: tuple[str, ...],
 ) -> Estimate:
-    """Put everything together; `feature_width` is that of features brought or hidden, where it is known."""
+    """Put everything together; `feature_width` is that of all parts of the features, where it is known."""
     stages = stage_estimates(work.stages, pool, target, calibration, workers or 1)
     usable = int(pool.usable_N.sum())
     costs = ledger([_cost(stage) for stage in stages], usable, int(pool.lengths_N[pool.usable_N].sum()))
@@ -147,11 +153,12 @@ def _rows(store: TokenStore) -> RowsEstimate:
 
 
 def _stage(work: StageWork, store: TokenStore, calibration: Calibration | None, workers: int) -> StageEstimate:
-    cost = cost_of(work.stage, store, work.samples, backward=work.backward, seconds=0.0)
+    share = 1.0 if work.part is None else work.part.share
+    cost = cost_of(work.stage, store, work.samples, backward=work.backward, seconds=0.0, share=share)
     batches = [batch for wave in work.waves for batch in wave]
     worker_seconds = wall_seconds = None
     if calibration is not None:
-        kind: Kind = work.stage if work.stage in ("target", "features") else "gradients"  # pyright: ignore
+        kind: Kind = work.stage if work.stage == "target" or work.part is not None else "gradients"
         speed = calibration.speed(kind)
         waves = [speed.seconds(wave, store.lengths_N) for wave in work.waves if wave]
         worker_seconds = float(sum(seconds.sum() for seconds in waves))
@@ -167,6 +174,7 @@ def _stage(work: StageWork, store: TokenStore, calibration: Calibration | None, 
         micro_batches=len(batches),
         worker_seconds=worker_seconds,
         wall_seconds=wall_seconds,
+        share=share,
     )
 
 
@@ -178,6 +186,7 @@ def _cost(stage: StageEstimate) -> StageCost:
         forward_passes=stage.forward_passes,
         backward_passes=stage.backward_passes,
         seconds=stage.worker_seconds or 0.0,
+        share=stage.share,
     )
 
 

@@ -7,6 +7,7 @@ from clusterucb.checkpoint.model import ModelShape
 from clusterucb.config import RunConfig
 from clusterucb.data.tokens import TokenStore
 from clusterucb.plan.planned_work import PlannedWork
+from clusterucb.run.feature_parts import OTHER_MODELS
 from clusterucb.types import IntArray
 
 SAVED_PER_TOKEN = 14
@@ -20,6 +21,8 @@ class MemoryEstimate:
     on_device: bool
     weights: int
     adapter_and_moments: int
+    feature_models: int
+    """Weights of the models that only features are computed with."""
     target_bank: int
     sketch_signs: int
     activations: int
@@ -31,7 +34,7 @@ class MemoryEstimate:
     def total(self) -> int:
         """Bytes at the peak: the bank comes when the target's gradients are gone."""
         scoring = self.target_bank + self.sketch_signs
-        held = self.weights + self.adapter_and_moments + self.activations
+        held = self.weights + self.adapter_and_moments + self.feature_models + self.activations
         return held + max(scoring, self.target_gradients + self.sketch_signs)
 
 
@@ -65,7 +68,10 @@ def memory_of(
     half = config.model.dtype == "bfloat16" or (config.model.dtype == "auto" and on_device)
     moments = config.model.moments is not None and config.gradients.precondition.kind == "adam"
     examples = work.stages[0].waves[0]
-    scored = [batch for stage in work.stages[1:] if stage.backward for wave in stage.waves for batch in wave]
+    passes = [stage for stage in work.stages[1:] if stage.backward and stage.part is None]
+    scored = [batch for stage in passes for wave in stage.waves for batch in wave]
+    parts = [stage.part for stage in work.stages if stage.part is not None]
+    others = sum(part.share for part in parts if part.features.kind in OTHER_MODELS) * shape.num_parameters
     tokens = max(_padded(examples, target.lengths_N), _padded(scored, pool.lengths_N))
     width = 2 if half else 4
     logits = min(config.gradients.loss_chunk, tokens) * shape.vocab_size * 4 if on_device else 48 * 2**20
@@ -73,6 +79,7 @@ def memory_of(
         on_device=on_device,
         weights=shape.num_parameters * width,
         adapter_and_moments=4 * coordinates * ((config.gradients.modules == "lora") + 2 * moments),
+        feature_models=round(others * 4),
         target_bank=4 * subtasks * coordinates,
         sketch_signs=4 * coordinates * sketch.nonzeros if sketch.kind == "hash" else 0,
         activations=tokens * shape.num_layers * shape.hidden_size * SAVED_PER_TOKEN * width + logits,

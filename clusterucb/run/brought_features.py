@@ -1,4 +1,4 @@
-"""Features that the user brings: a column of the pool's rows, a matrix, or the sketches of an earlier run.
+"""Features that the user brings: a column of the pool's rows, a matrix, or what an earlier run knows.
 
 They need no worker, so they are read, checked and written to the run's feature store before a cluster starts.
 """
@@ -10,22 +10,26 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from clusterucb.config import Features, Rows
+from clusterucb.config import Rows
 from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import DataError
+from clusterucb.run.earlier_run import EarlierRun, keep_beside
+from clusterucb.run.feature_parts import FeaturePart
 from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.remote import is_url
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.score_log import ScoreArchive
-from clusterucb.types import FloatArray, HalfArray, IntArray
+from clusterucb.types import FloatArray, IntArray
 
 
-def bring_features(features: Features, rows: Rows, pool: TokenStore, folder: RunFolder) -> None:
-    """Fill the feature store where the configuration names features that exist, unless it is filled.
+def bring_features(part: FeaturePart, every: bool, rows: Rows, pool: TokenStore, folder: RunFolder) -> None:
+    """Fill a part's store where it names features that exist, unless it is filled.
 
+    `every` sample needs features where clusters come from them; else those of an earlier run may be some samples'.
     Raises DataError where they do not fit the pool.
     """
-    store = FeatureStore(folder.state, pool.num_samples, folder.replica)
+    features = part.features
+    store = FeatureStore(folder.state, pool.num_samples, folder.replica, part.name)
     usable = np.flatnonzero(pool.usable_N)
     if store.complete:
         return
@@ -33,32 +37,30 @@ def bring_features(features: Features, rows: Rows, pool: TokenStore, folder: Run
         column = read_rows(rows).column(features.field)
         store.write([(usable, _unit(column[usable]))], ())
     elif features.kind == "gradient" and features.path is not None:
-        store.write(_reused_sketches(Path(features.path), pool, usable), ())
+        if not is_url(features.path) and Path(features.path).is_file():
+            store.write(_from_matrix(Path(features.path), pool, usable), ())
+        else:
+            _bring_earlier(features.path, part, every, pool, usable, folder)
 
 
-def _reused_sketches(
-    path: Path, pool: TokenStore, usable: IntArray
-) -> Iterator[tuple[IntArray, HalfArray | FloatArray]]:
-    """Yield blocks of (samples of this pool, sketches) from a `.npy` matrix of N rows or from another run's folder."""
-    if path.is_file():
-        yield from _from_matrix(path, pool, usable)
-        return
-    folder = RunFolder(path)
-    if not folder.exists:
-        raise DataError(f"features.path {path} is neither a .npy file nor a run folder: name one that holds sketches")
-    here = {name: sample for sample, name in enumerate(pool.ids)}
-    there = TokenStore.open(folder.state / "pool").ids
-    found = np.zeros(pool.num_samples, dtype=bool)
-    for samples_B, sketch_BD in ScoreArchive(folder.state).sketches():
-        at = np.asarray([here.get(name, -1) for name in there.take(samples_B)], dtype=np.int64)
-        found[at[at >= 0]] = True
-        yield at[at >= 0], sketch_BD[at >= 0]
-    missing = usable[~found[usable]]
-    if len(missing):
+def _bring_earlier(
+    location: str, part: FeaturePart, every: bool, pool: TokenStore, usable: IntArray, folder: RunFolder
+) -> None:
+    store = FeatureStore(folder.state, pool.num_samples, folder.replica, part.name)
+    run = EarlierRun(location, pool)
+    found_N = np.zeros(pool.num_samples, dtype=bool)
+    for samples_B, _ in run.sketches():
+        found_N[samples_B] = True
+    failed = [failure for failure in run.failures() if pool.usable_N[failure.sample] and not found_N[failure.sample]]
+    missing = usable[~found_N[usable]]
+    if len(missing) == len(usable) or (every and len(missing) > len(failed)):
         raise DataError(
-            f"features.path {path} has no sketch of {len(missing)} of {len(usable)} samples, "
-            f"{pool.ids[int(missing[0])]} among them: name a run with features.kind gradient over the same pool"
+            f"features.path {location} has no sketch of {len(missing)} of {len(usable)} samples, "
+            f"{pool.ids[int(missing[0])]} among them: name a run that scored the whole of this pool, or let another "
+            f"part of features.kind several come first"
         )
+    keep_beside(run, part.name, folder)
+    store.write(run.sketches(), failed)
 
 
 def _from_matrix(path: Path, pool: TokenStore, usable: IntArray) -> Iterator[tuple[IntArray, FloatArray]]:

@@ -10,13 +10,19 @@ from pydantic import BaseModel, ConfigDict
 
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.disk import write_atomically
+from clusterucb.run.part_names import NAMES
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.types import IntArray
 
 
 class StageCost(BaseModel):
-    """Cost of one stage. Seconds are worker seconds, summed over workers."""
+    """Cost of one stage. Seconds are worker seconds, summed over workers.
+
+    `share` is what a pass of the stage costs, a token, where a pass through the run's model costs 1: parameters used
+    over the model's parameters. A pass takes about two operations a parameter and token, forward; that all parameters
+    count, input embeddings too, errs towards small models being dear.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,6 +32,7 @@ class StageCost(BaseModel):
     forward_passes: int
     backward_passes: int
     seconds: float
+    share: float = 1.0
 
 
 class CostLedger(BaseModel):
@@ -36,10 +43,10 @@ class CostLedger(BaseModel):
     stages: tuple[StageCost, ...]
     exhaustive: StageCost
     share_of_exhaustive_gradients: float
-    """Backward passes over those of the exhaustive scoring."""
+    """Backward passes over those of the exhaustive scoring, those of a proxy by their share."""
     share_of_exhaustive_tokens: float
     """Tokens weighted by passes (forward 1, backward 1) over the exhaustive scoring's. A forward pass that stops early,
-    or that of a small encoder, counts in full."""
+    and the passes of another model, count by the share of the model's parameters that they use."""
     share_of_exhaustive_seconds: float | None
     """Worker seconds over those that scoring everything would have taken at this run's rate; none before a run."""
 
@@ -48,12 +55,12 @@ def weighted_tokens(cost: StageCost) -> float:
     """Return tokens times passes: with frozen weights a backward pass costs about as much as a forward pass."""
     if cost.samples == 0:
         return 0.0
-    return cost.tokens * (cost.forward_passes + cost.backward_passes) / cost.samples
+    return cost.share * cost.tokens * (cost.forward_passes + cost.backward_passes) / cost.samples
 
 
 def ledger(stages: Sequence[StageCost], pool_samples: int, pool_tokens: int) -> CostLedger:
     """Sum the stages against the exhaustive scoring of a pool; the target's gradients are paid in both."""
-    scored = [stage for stage in stages if stage.backward_passes and stage.stage != "target"]
+    scored = [stage for stage in stages if stage.backward_passes and stage.stage not in ("target", *NAMES)]
     seconds_per_token = sum(stage.seconds for stage in scored) / max(1, sum(stage.tokens for stage in scored))
     target = [stage for stage in stages if stage.stage == "target"]
     exhaustive = StageCost(
@@ -67,7 +74,8 @@ def ledger(stages: Sequence[StageCost], pool_samples: int, pool_tokens: int) -> 
     return CostLedger(
         stages=tuple(stages),
         exhaustive=exhaustive,
-        share_of_exhaustive_gradients=sum(stage.backward_passes for stage in stages) / exhaustive.backward_passes,
+        share_of_exhaustive_gradients=sum(stage.share * stage.backward_passes for stage in stages)
+        / exhaustive.backward_passes,
         share_of_exhaustive_tokens=sum(weighted_tokens(stage) for stage in stages) / weighted_tokens(exhaustive),
         share_of_exhaustive_seconds=sum(stage.seconds for stage in stages) / exhaustive.seconds
         if exhaustive.seconds
@@ -75,7 +83,9 @@ def ledger(stages: Sequence[StageCost], pool_samples: int, pool_tokens: int) -> 
     )
 
 
-def cost_of(stage: str, store: TokenStore, samples: IntArray, *, backward: bool, seconds: float) -> StageCost:
+def cost_of(
+    stage: str, store: TokenStore, samples: IntArray, *, backward: bool, seconds: float, share: float = 1.0
+) -> StageCost:
     """Count one pass over samples: forward, and backward where gradients were taken."""
     return StageCost(
         stage=stage,
@@ -84,6 +94,7 @@ def cost_of(stage: str, store: TokenStore, samples: IntArray, *, backward: bool,
         forward_passes=len(samples),
         backward_passes=len(samples) if backward else 0,
         seconds=seconds,
+        share=share,
     )
 
 
@@ -105,5 +116,5 @@ def save_cost(folder: RunFolder, cost: StageCost) -> None:
 
 def saved_costs(folder: RunFolder) -> list[StageCost]:
     """Return the costs kept by `save_cost`."""
-    paths = [folder.state / "cost" / f"{stage}.json" for stage in ("target", "features")]
+    paths = [folder.state / "cost" / f"{stage}.json" for stage in ("target", *NAMES)]
     return [StageCost.model_validate_json(path.read_text(encoding="utf-8")) for path in paths if path.exists()]

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from clusterucb.config import RunConfig
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.events import Emit
-from clusterucb.run.feature_stage import feature_stage
-from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.feature_parts import prepared_parts
+from clusterucb.run.feature_stage import feature_stages
 from clusterucb.run.preparation import open_prepared
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.tasks import Stage
@@ -30,11 +28,9 @@ class FeatureRun:
         raise AssertionError("no stage of this run asks for a target bank")
 
     def stages(self) -> Iterator[Stage]:
-        """Yield the stage that computes the features, where workers are needed for it."""
+        """Yield the stages that compute the features, where workers are needed for them."""
         pool, _ = open_prepared(self._folder)
-        store = FeatureStore(self._folder.state, pool.num_samples, self._folder.replica)
-        usable = np.flatnonzero(pool.usable_N)
-        yield from feature_stage(self._config, pool, usable, self._folder, store, self._emit)
+        yield from feature_stages(self._config, prepared_parts(self._config, pool), pool, self._folder, self._emit)
 
     def close(self) -> None:
         """Nothing is open between stages."""

@@ -1,45 +1,65 @@
-"""Features that workers compute: hidden states of the model, or sentence embeddings."""
+"""Features that workers compute, a stage a part: states and output gradients of the model, gradients of a proxy,
+sentence embeddings."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
-from clusterucb.config import EmbeddingFeatures, RunConfig
+from clusterucb.config import EmbeddingFeatures, ProxyFeatures, RunConfig
 from clusterucb.data.messages import Message
 from clusterucb.data.rows import RowReader, read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.costs import cost_of, save_cost
 from clusterucb.run.events import Emit, StageFinished, StageStarted
+from clusterucb.run.feature_parts import PreparedPart
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.stages import Answers, FixedStage, progress
-from clusterucb.run.tasks import Answer, EmbeddingTask, HiddenTask, Stage, Task
+from clusterucb.run.tasks import Answer, EmbeddingTask, FeatureTask, Stage, Task
 from clusterucb.types import Hidden, IntArray
 
 
+def feature_store(part: PreparedPart, folder: RunFolder) -> FeatureStore:
+    """Return where a part's features are kept."""
+    return FeatureStore(folder.state, part.tokens.num_samples, folder.replica, part.name)
+
+
 def feature_stage(
-    config: RunConfig, pool: TokenStore, usable: IntArray, folder: RunFolder, store: FeatureStore, emit: Emit
+    config: RunConfig, part: PreparedPart, pool: TokenStore, folder: RunFolder, emit: Emit
 ) -> Iterator[Stage]:
-    """Yield the stage that fills the store, where workers are needed for it."""
-    features = config.features
+    """Yield the stage that fills a part's store, where workers are needed for it."""
+    store = feature_store(part, folder)
     if store.complete:
         return
-    assert features.kind in ("hidden", "embedding"), "what the user brings is in the store, gradients are scores"
-    batches, task = feature_batches(config, pool, usable), feature_task(config, pool)
+    assert part.computed, "what the user brings is in the store, gradients are scores"
+    samples = part.samples(pool)
+    batches, task = feature_batches(config, part, pool), feature_task(config, part)
 
     def accept(answers: Answers) -> None:
         store.append([(index, _hidden(answer)) for index, answer in answers])
         for index, answer in answers:
-            emit(progress("features", answer, int(pool.lengths_N[batches[index]].sum())))
+            emit(progress(part.name, answer, int(part.tokens.lengths_N[batches[index]].sum())))
 
     done = store.open()
-    emit(StageStarted(stage="features", total=len(usable), done=sum(len(batches[index]) for index in done)))
-    yield FixedStage("features", [partial(task, batch) for batch in batches], accept, done)
-    save_cost(folder, cost_of("features", pool, usable, backward=False, seconds=store.seconds()))
-    store.consolidate()
-    emit(StageFinished(stage="features"))
+    emit(StageStarted(stage=part.name, total=len(samples), done=sum(len(batches[index]) for index in done)))
+    yield FixedStage(part.name, [partial(task, batch) for batch in batches], accept, done)
+    seconds = store.seconds()
+    save_cost(
+        folder,
+        cost_of(part.name, part.tokens, samples, backward=part.backward, seconds=seconds, share=part.share),
+    )
+    store.consolidate(part.failures(pool))
+    emit(StageFinished(stage=part.name))
+
+
+def feature_stages(
+    config: RunConfig, parts: Sequence[PreparedPart], pool: TokenStore, folder: RunFolder, emit: Emit
+) -> Iterator[Stage]:
+    """Yield the stages of all parts, in their order."""
+    for part in parts:
+        yield from feature_stage(config, part, pool, folder, emit)
 
 
 def _hidden(answer: Answer) -> Hidden:
@@ -47,21 +67,24 @@ def _hidden(answer: Answer) -> Hidden:
     return answer
 
 
-def feature_batches(config: RunConfig, pool: TokenStore, usable: IntArray) -> list[IntArray]:
-    """Return the stage's micro-batches."""
-    if not isinstance(config.features, EmbeddingFeatures):
-        return micro_batches(usable, pool.lengths_N, config.gradients.batch_tokens)
-    longest_first = usable[np.lexsort((usable, -pool.lengths_N[usable]))]
-    starts = range(0, len(longest_first), config.features.batch_size)
-    return [longest_first[start : start + config.features.batch_size] for start in starts]
+def feature_batches(config: RunConfig, part: PreparedPart, pool: TokenStore) -> list[IntArray]:
+    """Return the micro-batches of a part's stage."""
+    samples, lengths_N = part.samples(pool), part.tokens.lengths_N
+    if isinstance(part.features, ProxyFeatures):
+        return micro_batches(samples, lengths_N, part.features.batch_tokens)
+    if not isinstance(part.features, EmbeddingFeatures):
+        return micro_batches(samples, lengths_N, config.gradients.batch_tokens)
+    longest_first = samples[np.lexsort((samples, -lengths_N[samples]))]
+    starts = range(0, len(longest_first), part.features.batch_size)
+    return [longest_first[start : start + part.features.batch_size] for start in starts]
 
 
-def feature_task(config: RunConfig, pool: TokenStore) -> Callable[[IntArray], Task]:
+def feature_task(config: RunConfig, part: PreparedPart) -> Callable[[IntArray], Task]:
     """Return what makes the task of a micro-batch."""
-    if not isinstance(config.features, EmbeddingFeatures):
-        return lambda batch: HiddenTask(pool.batch(batch))
+    if not isinstance(part.features, EmbeddingFeatures):
+        return lambda batch: FeatureTask(part.tokens.batch(batch), part.name)
     rows = read_rows(config.pool)
-    return lambda batch: EmbeddingTask(batch, _texts(rows, batch))
+    return lambda batch: EmbeddingTask(batch, _texts(rows, batch), part.name)
 
 
 def _texts(rows: RowReader, batch: IntArray) -> tuple[str, ...]:

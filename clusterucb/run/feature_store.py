@@ -1,7 +1,7 @@
 """Features of the pool on disk: gathered micro-batch by micro-batch, then one memory-mapped matrix in pool order.
 
-Invariant: `features.npy` appears only when it is complete; until then a journal holds what was computed, so that an
-interrupted pass goes on where it stopped.
+Each part of the features has a store, under the part's name. Invariant: `<name>.npy` appears only when it is complete;
+until then a journal holds what was computed, so that an interrupted pass goes on where it stopped.
 """
 
 import json
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.journal import Journal, Record
+from clusterucb.run.part_names import FIRST
 from clusterucb.run.replica import NO_REPLICA, Replica
 from clusterucb.types import Failure, HalfArray, Hidden, IntArray
 
@@ -23,10 +24,10 @@ from clusterucb.types import Failure, HalfArray, Hidden, IntArray
 class FeatureStore:
     """Features of N pool samples in a folder."""
 
-    def __init__(self, folder: Path, num_samples: int, replica: Replica = NO_REPLICA) -> None:
-        self._matrix = folder / "features.npy"
-        self._facts = folder / "features.json"
-        self._journal_path = folder / "features.journal"
+    def __init__(self, folder: Path, num_samples: int, replica: Replica = NO_REPLICA, name: str = FIRST) -> None:
+        self._matrix = folder / f"{name}.npy"
+        self._facts = folder / f"{name}.json"
+        self._journal_path = folder / f"{name}.journal"
         self._num_samples = num_samples
         self._replica = replica
         self._journal: Journal | None = None
@@ -51,10 +52,10 @@ class FeatureStore:
         assert self._journal is not None
         return sum(float(record.fields["seconds"]) for record in self._journal.records())
 
-    def consolidate(self) -> None:
-        """Turn the journal into the matrix."""
+    def consolidate(self, beforehand: Iterable[Failure] = ()) -> None:
+        """Turn the journal into the matrix; `beforehand` are failures of samples that were no part of a job."""
         assert self._journal is not None
-        failures: list[Failure] = []
+        failures = list(beforehand)
         for record in self._journal.records():
             failures += [Failure(**failure) for failure in json.loads(record.fields["failures"])]
         blocks = ((record.arrays["samples"], record.arrays["features"]) for record in self._journal.records())

@@ -18,8 +18,10 @@ from clusterucb.features.clustering import fit, resolve_k
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.costs import ledger, saved_costs, scored_cost
 from clusterucb.run.disk import replacing, write_atomically
+from clusterucb.run.earlier_run import predictions_file
 from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStarted
-from clusterucb.run.feature_stage import feature_stage
+from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_parts
+from clusterucb.run.feature_stage import feature_stages, feature_store
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.preparation import open_prepared
@@ -73,13 +75,12 @@ class SelectionRun:
             yield from self._whole_pool()
             labels = self._cluster(self._pool_sketches()).labels_N
         else:
-            store = self._store()
-            usable = np.flatnonzero(self._usable_N)
-            yield from feature_stage(config, self._pool, usable, folder, store, self._emit)
-            labels = self._cluster(store).labels_N
-            predicts = config.search.allocator.kind == "predictive"
-            known = known_of(config.features, store.matrix(), self._pool, self.bank) if predicts else None
-            yield from self._search(labels, known)
+            parts = prepared_parts(config, self._pool)
+            yield from feature_stages(config, parts, self._pool, folder, self._emit)
+            stores = [feature_store(part, folder) for part in parts]
+            labels = self._cluster(stores[0]).labels_N
+            self._note_parts(parts, stores)
+            yield from self._search(labels, self._known(parts, stores))
         drawn = self._table("search", "pool")
         yield from self._audit(drawn)
         self._finish(labels, drawn)
@@ -88,11 +89,8 @@ class SelectionRun:
         """Close the files; what was told is on disk."""
         self._log.close()
 
-    def _store(self) -> FeatureStore:
-        return FeatureStore(self.folder.state, self._pool.num_samples, self.folder.replica)
-
     def _pool_sketches(self) -> FeatureStore:
-        store = self._store()
+        store = FeatureStore(self.folder.state, self._pool.num_samples, self.folder.replica)
         if not store.complete:
             store.write(self._log.sketches(), self._table("pool").failures)
         return store
@@ -112,6 +110,23 @@ class SelectionRun:
         self.folder.replica.put(path)
         return clusters
 
+    def _known(self, parts: Sequence[PreparedPart], stores: Sequence[FeatureStore]) -> Knowledge | None:
+        config = self.config
+        if config.search.allocator.kind != "predictive":
+            return None
+        known, notes = known_of(parts, stores, self.folder.state, config.gradients, self._pool, self.bank)
+        for note in notes:
+            self._note(note)
+        return known
+
+    def _note_parts(self, parts: Sequence[PreparedPart], stores: Sequence[FeatureStore]) -> None:
+        for part, store in list(zip(parts, stores, strict=True))[1:]:
+            if failures := store.failures():
+                reasons = ", ".join(sorted({failure.reason for failure in failures}))
+                self._note(f"{part.name}: {len(failures)} samples count as average ({part.features.kind}: {reasons})")
+        if unseen := len(feature_parts(self.config.features)) - len(parts):
+            self._note(f"features: {unseen} of them are not computed: only the predictive allocator sees several")
+
     def _whole_pool(self) -> Iterator[Stage]:
         self._note(
             "features are gradients at this checkpoint: computing them shows every reward, so the answer is exhaustive "
@@ -126,6 +141,12 @@ class SelectionRun:
         batch_tokens = self.config.gradients.batch_tokens
         stage = SearchStage(search, self._pool, batch_tokens, self.bank.fingerprint, self._log, self._emit)
         yield from self._announced(stage, search.ledger.limit)
+        predicted_N = search.predictions()
+        if predicted_N is not None:
+            path = predictions_file(self.folder.state)
+            with replacing(path) as beside, beside.open("wb") as file:
+                np.save(file, predicted_N.astype(np.float32))
+            self.folder.replica.put(path)
 
     def _audit(self, drawn: ScoreTable) -> Iterator[Stage]:
         chosen = audit.choose(self._undrawn(drawn), int(self._usable_N.sum()), self.config.audit, self._streams.audit)

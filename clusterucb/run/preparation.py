@@ -5,31 +5,26 @@ Invariant: a new run folder exists afterwards only if the run can start; bad inp
 
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from clusterucb.checkpoint.model import check_model, describe, load_tokenizer
-from clusterucb.config import Features, Rows, RunConfig
+from clusterucb.config import RunConfig
 from clusterucb.data.chat import ChatEncoder
-from clusterucb.data.rows import read_rows
-from clusterucb.data.tokens import TokenStore, pool_fingerprint, tokenise
-from clusterucb.errors import ConfigError, DataError, RunFolderError
+from clusterucb.data.tokens import TokenStore
+from clusterucb.errors import ConfigError, DataError
 from clusterucb.features.clustering import resolve_k
-from clusterucb.features.embedding import check_encoder
-from clusterucb.features.hidden import check_block
-from clusterucb.run.brought_features import bring_features
-from clusterucb.run.disk import writing
+from clusterucb.run.feature_parts import parts_in_use
+from clusterucb.run.feature_preparation import check_parts, prepare_parts, tokenise_parts
 from clusterucb.run.lease import Lease
 from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.tokenisation import Progress, token_store
 from clusterucb.types import IntArray
 
 _LEASE_S = 30.0
-
-Progress = Callable[[str, int], None]
-"""Called with what is being read ("pool", "target") and the rows read so far."""
 
 
 class Claim:
@@ -73,28 +68,28 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
     """Check everything, claim the folder and tokenise; on a resume reuse what is there."""
     check_model(config.model, config.gradients)
     shape = describe(config.model, config.gradients)
-    if _clustered(config):
-        _check_features(config.features, shape.num_layers)
+    shares = check_parts(config, shape)
     claim = Claim(config, folder)
     try:
-        with _alone(folder, progress) as watched:
+        stores = ("pool", "target", *(part.own_tokens for part in parts_in_use(config) if part.own_tokens))
+        with _alone(folder, stores, progress) as watched:
             prepared = _tokenise_both(config, folder, watched, claim)
+            notes = tokenise_parts(config, folder, watched)
         check_sizes(config, prepared.pool, prepared.target)
         _check_positions(config, shape.max_positions, prepared)
-        if _clustered(config):
-            bring_features(config.features, config.pool, prepared.pool, folder)
+        prepare_parts(config, shares, prepared.pool, folder)
         if claim.resumed:
             folder.check_journals()
-        return prepared
+        return replace(prepared, notes=(*prepared.notes, *notes))
     except BaseException:
         claim.withdraw()
         raise
 
 
 @contextmanager
-def _alone(folder: RunFolder, progress: Progress) -> Generator[Progress]:
+def _alone(folder: RunFolder, stores: Sequence[str], progress: Progress) -> Generator[Progress]:
     """Let one process at a time write tokens; it keeps its right as it makes progress. Whole ones are only read."""
-    if all((folder.state / name / "meta.json").exists() for name in ("pool", "target")):
+    if all((folder.state / name / "meta.json").exists() for name in stores):
         yield progress
         return
     lease = Lease.acquire(folder, "preparation", _LEASE_S)
@@ -115,13 +110,6 @@ def _clustered(config: RunConfig) -> bool:
     return config.search.allocator.kind not in ("uniform", "exhaustive")
 
 
-def _check_features(features: Features, num_layers: int) -> None:
-    if features.kind == "embedding":
-        check_encoder(features.encoder)
-    elif features.kind == "hidden" and isinstance(features.layer, int):
-        check_block(features.layer, num_layers)
-
-
 def _check_positions(config: RunConfig, positions: int | None, prepared: Prepared) -> None:
     longest = max(int(store.lengths_N[store.usable_N].max()) for store in (prepared.pool, prepared.target))
     if positions is not None and longest > positions:
@@ -138,31 +126,10 @@ def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
 
 def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
     encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
-    target = _store(config.target, encoder, folder, "target", progress)
-    pool = _store(config.pool, encoder, folder, "pool", progress)
+    target = token_store(config.target, encoder, folder, "target", progress)
+    pool = token_store(config.pool, encoder, folder, "pool", progress)
     notes = (*encoder.notes, *_notes("pool", pool), *_notes("target", target))
     return Prepared(pool, target, claim, notes)
-
-
-def _store(rows: Rows, encoder: ChatEncoder, folder: RunFolder, name: str, progress: Progress) -> TokenStore:
-    """Tokenise, or reuse what stands there; refuse it where the rows have changed since."""
-    reader = read_rows(rows)
-    fingerprint = pool_fingerprint(reader, encoder)
-    path = folder.state / name
-    whole = path / "meta.json"
-    if not whole.exists():
-        with writing(path):
-            store = tokenise(reader, encoder, path, fingerprint, lambda read: progress(name, read))
-        for file in (*(file for file in sorted(path.iterdir()) if file != whole), whole):
-            folder.replica.put(file)
-        return store
-    store = TokenStore.open(path)
-    if store.fingerprint != fingerprint:
-        raise RunFolderError(
-            f"{rows.path} or the tokenizer has changed since this run began: give another folder with --out, or put "
-            f"the old ones back"
-        )
-    return store
 
 
 def _notes(name: str, store: TokenStore) -> list[str]:

@@ -1,36 +1,88 @@
-"""What a run knows of its pool beside the features, before anything is scored: sources, and how old sketches match.
+"""What a run knows of its pool beside the features, before anything is scored: where samples come from, what an earlier
+period found and predicted, and how its sketches match the target of this one.
 
-Invariant: it comes from the run folder alone (pool, feature matrix, target bank), so that a resumed run knows the same.
+Invariant: it comes from the run folder alone (pool, feature matrices, target bank), so that a resumed run knows the
+same.
 """
 
 # torch is typed only in part.
 # pyright: reportUnknownMemberType=false
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
-from clusterucb.config import Features, GradientFeatures
+from clusterucb.config import Feature, GradientFeatures, Gradients
 from clusterucb.data.tokens import TokenStore
 from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.earlier_run import SketchSpace, kept_beside
+from clusterucb.run.feature_parts import PreparedPart
+from clusterucb.run.feature_store import FeatureStore
 from clusterucb.search.predictive import Columns, Factor, Knowledge
 from clusterucb.types import HalfArray
 
 BLOCK = 4096
 
 
-def known_beside(brought_sketches: bool, matrix_NF: HalfArray, pool: TokenStore, bank: TargetBank) -> Knowledge:
-    """Return each sample's source, and the products of an earlier checkpoint's sketches with this one's target."""
-    factors = (Factor("source", pool.sources.codes()[0].astype(np.int64)),)
-    if not brought_sketches or bank.sketch_SD is None or bank.sketch_SD.shape[1] != matrix_NF.shape[1]:
-        return Knowledge(factors=factors)
-    target_FS: npt.NDArray[np.float32] = bank.sketch_SD.cpu().float().numpy().T
+@dataclass(frozen=True, slots=True, eq=False)
+class Beside:
+    """Columns that come with a part of the features, and what the user must hear about them."""
+
+    columns: tuple[Columns, ...] = ()
+    note: str = ""
+
+
+def sources_of(pool: TokenStore) -> Factor:
+    """Return where each sample comes from."""
+    return Factor("source", pool.sources.codes()[0].astype(np.int64))
+
+
+def known_beside(
+    features: Feature, name: str, state: Path, gradients: Gradients, matrix_NF: HalfArray, bank: TargetBank
+) -> Beside:
+    """Return what an earlier run left beside its sketches, and their products with the target of this one.
+
+    There are no products, but a note, where the sketches are of another map or of other parameters, or nothing says.
+    """
+    if not (isinstance(features, GradientFeatures) and features.path is not None):
+        return Beside()
+    space, columns = kept_beside(state, name)
+    if space is None:
+        return Beside(note=f"{name}: nothing says how {features.path} was made, so it is not matched with the target")
+    if bank.sketch_SD is None:
+        return Beside(columns, f"{name}: gradients.sketch is none, so old sketches are not matched with the target")
+    if differs := SketchSpace.of(gradients, bank).differs(space):
+        return Beside(columns, f"{name}: old sketches are not matched with the target: {differs}")
+    return Beside((*columns, Columns("match", _match_NS(matrix_NF, bank.sketch_SD.cpu().float().numpy().T))))
+
+
+def known_of(
+    parts: Sequence[PreparedPart],
+    stores: Sequence[FeatureStore],
+    state: Path,
+    gradients: Gradients,
+    pool: TokenStore,
+    bank: TargetBank,
+) -> tuple[Knowledge, tuple[str, ...]]:
+    """Return the features of all parts with what stands beside them, and notes."""
+    matrices = tuple(store.matrix() for store in stores)
+    beside = [
+        known_beside(part.features, part.name, state, gradients, matrix_NF, bank)
+        for part, matrix_NF in zip(parts, matrices, strict=True)
+    ]
+    columns = tuple(columns for each in beside for columns in each.columns)
+    return Knowledge(matrices, columns, (sources_of(pool),)), tuple(each.note for each in beside if each.note)
+
+
+def _match_NS(matrix_NF: HalfArray, target_FS: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return products with the target's sketches; NaN for a row of zeros, whose sketch is not known."""
     match_NS = np.empty((len(matrix_NF), target_FS.shape[1]), dtype=np.float32)
     for start in range(0, len(match_NS), BLOCK):
-        match_NS[start : start + BLOCK] = matrix_NF[start : start + BLOCK].astype(np.float32) @ target_FS
-    return Knowledge(columns=(Columns("match", match_NS),), factors=factors)
-
-
-def known_of(features: Features, matrix_NF: HalfArray, pool: TokenStore, bank: TargetBank) -> Knowledge:
-    """Return the features and what stands beside them."""
-    brought = isinstance(features, GradientFeatures) and features.path is not None
-    return known_beside(brought, matrix_NF, pool, bank).with_matrix(matrix_NF)
+        block_BF = matrix_NF[start : start + BLOCK].astype(np.float32)
+        match_BS = block_BF @ target_FS
+        match_BS[~block_BF.any(axis=1)] = np.nan
+        match_NS[start : start + BLOCK] = match_BS
+    return match_NS

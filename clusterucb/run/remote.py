@@ -26,8 +26,11 @@ from fsspec.utils import get_protocol
 
 from clusterucb.errors import RunFolderError
 from clusterucb.run.disk import replacing, write_atomically
+from clusterucb.run.part_names import NAMES
 
-GROWING = frozenset({"events.jsonl", "state/scores.journal", "state/sketches.f16", "state/features.journal"})
+GROWING = frozenset(
+    {"events.jsonl", "state/scores.journal", "state/sketches.f16", *(f"state/{name}.journal" for name in NAMES)}
+)
 """Files that only grow; every other one is written whole."""
 
 _STORE_ONLY = ("state/lease/", "state/cancel")

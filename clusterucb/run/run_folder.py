@@ -18,12 +18,13 @@ from clusterucb.config import RunConfig
 from clusterucb.errors import RunFolderError
 from clusterucb.run.disk import write_atomically
 from clusterucb.run.journal import check_journal
+from clusterucb.run.part_names import NAMES
 from clusterucb.run.remote import Remote, is_url, working_copy
 from clusterucb.run.replica import NO_REPLICA, Replica
 
 _LIBRARIES = ("clusterucb-service", "torch", "transformers", "peft", "ray", "numpy", "datasets")
 _EXECUTION_ONLY = ("workers",)
-_JOURNALS = ("scores.journal", "features.journal")
+_JOURNALS = ("scores.journal", *(f"{name}.journal" for name in NAMES))
 _CANCEL = "state/cancel"
 _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 
@@ -103,7 +104,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether workers computed anything here; the target bank is a selection's first."""
-        return self._has("state/target.safetensors") or self._has("state/features.journal")
+        return any(self._has(f"state/{name}") for name in ("target.safetensors", *_JOURNALS[1:]))
 
     @property
     def finished(self) -> bool:
@@ -123,6 +124,17 @@ class RunFolder:
         """Have here what never changes any more: for reading beside a run that may be going on."""
         if self.remote is not None:
             self.remote.bring_whole_files()
+
+    def bring_scores(self) -> None:
+        """Have here what never changes and what was scored: for reading a run that is over, which stays as it is."""
+        if self.remote is None:
+            return
+        if not self.finished:
+            raise RunFolderError(f"{self.location} is not finished: `clusterucb resume {self.location}` goes on")
+        self.remote.bring_whole_files()
+        for name in ("state/scores.journal", "state/sketches.f16"):
+            if self.remote.exists(name):
+                self.remote.copy_grown(name, self.path / name)
 
     def take_over(self) -> None:
         """Have everything here, as it was last written: for whoever writes from now on."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from clusterucb.gradients.padding import some
 from clusterucb.gradients.targets import TargetPart
+from clusterucb.run.part_names import FIRST
 from clusterucb.types import Failure, Hidden, IntArray, Scores, TokenBatch
 
 
@@ -33,21 +34,23 @@ class TargetTask:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HiddenTask:
-    """Pool hidden states: forward only."""
+class FeatureTask:
+    """Compute a part of the features from tokens, which are those of the part's own model."""
 
     batch: TokenBatch
+    part: str = FIRST
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingTask:
-    """Embed texts with the configured encoder."""
+    """Embed texts with the encoder of a part of the features."""
 
     samples_B: IntArray
     texts: tuple[str, ...]
+    part: str = FIRST
 
 
-Task = ScoreTask | TargetTask | HiddenTask | EmbeddingTask
+Task = ScoreTask | TargetTask | FeatureTask | EmbeddingTask
 Answer = Scores | TargetPart | Hidden
 
 
@@ -59,7 +62,7 @@ def samples_of(task: Task) -> IntArray:
 def part_of(task: Task, rows: IntArray) -> Task:
     """Return the same task over some of its rows, in the given order."""
     if isinstance(task, EmbeddingTask):
-        return EmbeddingTask(task.samples_B[rows], tuple(task.texts[int(row)] for row in rows))
+        return replace(task, samples_B=task.samples_B[rows], texts=tuple(task.texts[int(row)] for row in rows))
     return replace(task, batch=some(task.batch, rows))
 
 
@@ -83,7 +86,7 @@ def _nothing(task: Task) -> Answer:
             return Scores(none_B, none.reshape(0, 0), none, none, sketch_BD=None, failures=(), seconds=0.0)
         case TargetTask():
             return TargetPart(task.subtask, none_B, none, sums={}, sketch_sum_D=None, failures=(), seconds=0.0)
-        case HiddenTask() | EmbeddingTask():
+        case FeatureTask() | EmbeddingTask():
             return Hidden(none_B, np.empty((0, 0), np.float16), failures=(), seconds=0.0)
 
 

@@ -6,7 +6,6 @@ Invariant: an answer depends on the configuration, the task and the target bank 
 import resource
 import sys
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,28 @@ import torch
 from clusterucb.checkpoint.gathering import HeldBytes
 from clusterucb.checkpoint.model import LoadedModel, Modules, load_model
 from clusterucb.checkpoint.moments import check_moments, load_moments
-from clusterucb.config import EmbeddingFeatures, HiddenFeatures, Model, RunConfig
+from clusterucb.config import (
+    EmbeddingFeatures,
+    Feature,
+    HiddenFeatures,
+    Model,
+    OutputGradientFeatures,
+    ProxyFeatures,
+    RunConfig,
+)
 from clusterucb.features.embedding import Encoder
 from clusterucb.features.hidden import HiddenFeaturiser
+from clusterucb.features.output_gradient import OutputGradientFeaturiser
+from clusterucb.features.proxy import Proxy
 from clusterucb.gradients.engine import GradientEngine
 from clusterucb.gradients.lockstep import Lockstep
 from clusterucb.gradients.targets import TargetBank
-from clusterucb.run.tasks import Answer, EmbeddingTask, HiddenTask, ScoreTask, TargetTask, Task
-from clusterucb.types import TokenBatch, WorkerInfo
+from clusterucb.run.feature_parts import feature_parts
+from clusterucb.run.tasks import Answer, EmbeddingTask, FeatureTask, ScoreTask, TargetTask, Task
+from clusterucb.types import Hidden, TokenBatch, WorkerInfo
 
+Featurise = Callable[[TokenBatch], Hidden]
+"""Computes a part of the features from its tokens."""
 Loader = Callable[[Model, torch.device, int, Modules], LoadedModel]
 
 _SHORT = TokenBatch(np.array([0]), np.array([1, 2], np.int32), np.array([False, True]), np.array([0, 2]))
@@ -59,6 +71,9 @@ class Worker:
             check_moments(moments, self._engine.shapes)
         self._notes = (*loaded.notes, *self._engine.notes)
         self._bank: tuple[str, TargetBank] | None = None
+        self._parts = {part.name: part.features for part in feature_parts(config.features)}
+        self._featurisers: dict[str, Featurise] = {}
+        self._encoders: dict[str, Encoder] = {}
 
     def work(self, task: Task, bank: Callable[[], TargetBank]) -> Answer:
         """Answer one task; `bank` brings the target bank where the one in hand is not the task's."""
@@ -67,10 +82,10 @@ class Worker:
                 return self._engine.score(task.batch, self._target_bank(task.bank, bank))
             case TargetTask():
                 return self._engine.target(task.batch, task.subtask)
-            case HiddenTask():
-                return self._hidden.features(task.batch)
+            case FeatureTask():
+                return self._featuriser(task.part)(task.batch)
             case EmbeddingTask():
-                return self._encoder.features(task.samples_B, task.texts)
+                return self._encoder(task.part).features(task.samples_B, task.texts)
 
     def info(self) -> WorkerInfo:
         """Describe the worker."""
@@ -92,17 +107,34 @@ class Worker:
             self._bank = (key, bring().to(self._device))
         return self._bank[1]
 
-    @cached_property
-    def _hidden(self) -> HiddenFeaturiser:
-        features = self._config.features
-        assert isinstance(features, HiddenFeatures)
-        featuriser = HiddenFeaturiser(self._model, features, self._passes())
-        if self._shared is not None:
-            featuriser.features(_SHORT)
-        return featuriser
+    def _featuriser(self, part: str) -> Featurise:
+        """Return what computes a part; it is built when it is first asked for, and kept."""
+        if part not in self._featurisers:
+            self._featurisers[part] = self._built(part)
+        return self._featurisers[part]
 
-    @cached_property
-    def _encoder(self) -> Encoder:
-        features = self._config.features
-        assert isinstance(features, EmbeddingFeatures)
-        return Encoder(features, self._device)
+    def _built(self, part: str) -> Featurise:
+        features = self._parts[part]
+        if isinstance(features, ProxyFeatures):  # whole on every rank of a gang, so that no rank waits for another
+            return Proxy(features, self._device, self._config.seed).features
+        featurise = self._of_model(features)
+        if self._shared is not None:
+            featurise(_SHORT)
+        return featurise
+
+    def _of_model(self, features: Feature) -> Featurise:
+        match features:
+            case HiddenFeatures():
+                return HiddenFeaturiser(self._model, features, self._passes()).features
+            case OutputGradientFeatures():
+                loss, passes = self._engine.loss, self._passes()
+                return OutputGradientFeaturiser(loss, features, self._device, passes).features
+            case _:
+                raise AssertionError(f"{features.kind} features are not computed from the model's tokens")
+
+    def _encoder(self, part: str) -> Encoder:
+        if part not in self._encoders:
+            features = self._parts[part]
+            assert isinstance(features, EmbeddingFeatures)
+            self._encoders[part] = Encoder(features, self._device)
+        return self._encoders[part]

@@ -39,6 +39,10 @@ class Chooser(Protocol):
         """Return the drawable samples not named yet, in any order."""
         ...
 
+    def predictions(self) -> Real | None:
+        """Return the expected reward of every sample; none where nothing is predicted."""
+        ...
+
 
 class PoolChooser:
     """The whole pool in one random order: nothing to learn, so one round, replacements apart."""
@@ -57,6 +61,9 @@ class PoolChooser:
 
     def undrawn(self, arms: ArmStatistics) -> IntArray:
         return self._order.rest(int(arms.drawn_K.sum()))
+
+    def predictions(self) -> Real | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +89,9 @@ class ArmChooser:
 
     def undrawn(self, arms: ArmStatistics) -> IntArray:
         return self.order.rest(arms.drawn_K)
+
+    def predictions(self) -> Real | None:
+        return None
 
 
 def build_chooser(

@@ -86,6 +86,10 @@ class Search:
         """Rounds whose results are known."""
         return self._told
 
+    def predictions(self) -> Real | None:
+        """Return the reward expected of every sample, NaN of those that can't be drawn; none where nothing predicts."""
+        return self._chooser.predictions() if self._arms.count_K.any() else None
+
     def undrawn(self) -> IntArray:
         """Return the drawable samples that no round has drawn, ascending."""
         return np.sort(self._chooser.undrawn(self._arms))

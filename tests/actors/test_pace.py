@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from actors.pace import Pace
-from clusterucb.run.tasks import EmbeddingTask, HiddenTask
+from clusterucb.run.tasks import EmbeddingTask, FeatureTask
 from clusterucb.types import TokenBatch
 
 
-def task_of(tokens: int) -> HiddenTask:
+def task_of(tokens: int) -> FeatureTask:
     offsets = np.array([0, tokens])
-    return HiddenTask(TokenBatch(np.array([0]), np.zeros(tokens, np.int32), np.zeros(tokens, bool), offsets))
+    return FeatureTask(TokenBatch(np.array([0]), np.zeros(tokens, np.int32), np.zeros(tokens, bool), offsets))
 
 
 def test_nothing_measured_means_the_long_limit():

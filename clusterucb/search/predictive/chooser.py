@@ -103,6 +103,16 @@ class PredictiveChooser:
         """Return what no round has named, ascending."""
         return np.flatnonzero(self._open_N)
 
+    def predictions(self) -> Real:
+        """Return the mean predicted reward of every sample, NaN of those that cannot be drawn."""
+        model, predicted_N = fit(self._moments, self._working.groups_C), np.full(len(self._labels_N), np.nan)
+        for start in range(0, len(predicted_N), BLOCK):
+            block = slice(start, start + BLOCK)
+            labels_B = self._labels_N[block]
+            mean_B, _ = model.predict(self._working.rows(block), np.maximum(labels_B, 0))
+            predicted_N[block] = np.where(labels_B >= 0, mean_B, np.nan)
+        return predicted_N
+
     def _named(self, samples: IntArray, forecasts: tuple[Real, Real] | None) -> IntArray:
         if not len(samples):
             return samples

@@ -36,8 +36,12 @@ class Components:
     """Variance of the sampled rows along each component."""
 
     def project(self, rows_BF: Matrix) -> FloatArray:
-        """Return B x C coordinates of rows of any length."""
-        return np.subtract(unit(rows_BF) @ self.basis_FC, self.mean_F @ self.basis_FC, dtype=np.float32)
+        """Return B x C coordinates of rows of any length; a row of zeros, of which nothing is known, is average."""
+        along_BC = unit(rows_BF) @ self.basis_FC
+        known_B = along_BC.any(axis=1)
+        along_BC -= self.mean_F @ self.basis_FC
+        along_BC[~known_B] = 0.0
+        return along_BC
 
 
 def unit(rows_BF: Matrix) -> FloatArray:

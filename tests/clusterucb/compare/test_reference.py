@@ -2,7 +2,7 @@
 
 import pytest
 
-from clusterucb.compare.reference import check_kinds, default_kinds, feature_config, reference_config
+from clusterucb.compare.reference import check_kinds, default_kinds, feature_config, parts_of, reference_config
 from clusterucb.config import RunConfig
 from clusterucb.errors import ConfigError
 
@@ -38,6 +38,16 @@ def test_own_features_come_first_and_gradients_follow_where_there_are_sketches()
     assert default_kinds(settings(features={"kind": "gradient"})) == ("gradient",)
     assert default_kinds(settings(features={"kind": "gradient", "path": "runs/before"})) == ("earlier", "gradient")
     assert default_kinds(settings(gradients={"sketch": {"kind": "none"}})) == ("hidden",)
+
+
+def test_parts_of_several_features_have_names_and_a_run_each():
+    parts = [{"kind": "hidden"}, {"kind": "hidden", "layer": 3}, {"kind": "gradient", "path": "runs/before"}]
+    several = settings(features={"kind": "several", "parts": parts})
+    assert default_kinds(several) == ("hidden+hidden-2+earlier", "gradient")
+    assert parts_of(("hidden", "hidden+earlier")) == ("hidden", "earlier")
+    check_kinds(("earlier+hidden-2",), several)
+    found = [feature_config(several, kind).features for kind in ("hidden", "hidden-2", "earlier")]
+    assert tuple(found) == several.features.parts
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tiny_models import saved, tiny_gpt2, tiny_llama, tiny_neox
 
 from clusterucb.config import RunConfig
 from clusterucb.gradients.targets import combine
-from clusterucb.run.tasks import HiddenTask, ScoreTask, TargetTask
+from clusterucb.run.tasks import FeatureTask, ScoreTask, TargetTask
 from clusterucb.run.worker import Worker
 from clusterucb.settings import build_config
 
@@ -26,7 +26,13 @@ MODELS = {
             "features": {"kind": "hidden", "layer": 1},
         },
     ),
-    "neox": (tiny_neox, {"gradients": {"modules": [r".*\.1\..*\.(query_key_value|dense_4h_to_h)"]}}),
+    "neox": (
+        tiny_neox,
+        {
+            "gradients": {"modules": [r".*\.1\..*\.(query_key_value|dense_4h_to_h)"]},
+            "features": {"kind": "output_gradient", "dim": 256},
+        },
+    ),
 }
 """Tied and untied embeddings, linear layers and Conv1D, gradients of an adapter and of the base's own layers."""
 LENGTHS = ((9,), (5, 12, 7), (4, 4, 11, 30, 2))
@@ -76,7 +82,7 @@ def test_a_gang_answers_as_a_worker_alone(gang: GangOfTwo, pair: Pair) -> None:
         np.testing.assert_allclose(actual.squared_norm_B, wanted.squared_norm_B, rtol=1e-4)
         np.testing.assert_allclose(actual.loss_B, wanted.loss_B, rtol=1e-4)
         np.testing.assert_allclose(actual.sketch_BD, wanted.sketch_BD, atol=1e-3)  # sketches are halves
-        actual, wanted = gang.work(pair.name, HiddenTask(batch)), pair.alone.work(HiddenTask(batch), lambda: None)
+        actual, wanted = gang.work(pair.name, FeatureTask(batch)), pair.alone.work(FeatureTask(batch), lambda: None)
         np.testing.assert_array_equal(actual.samples_B, batch.samples_B)
         np.testing.assert_allclose(actual.features_BF, wanted.features_BF, atol=1e-3)
 

@@ -45,6 +45,10 @@ def planned(config: RunConfig, folder: RunFolder, width: int | None = None) -> E
         ["search.allocator.kind=uniform"],
         ["search.allocator.kind=exhaustive"],
         ["features.kind=gradient"],
+        [
+            "search.allocator.kind=predictive",
+            "features={kind: several, parts: [{kind: hidden}, {kind: hidden, layer: 1}]}",
+        ],
         ["search.compat=official", "audit.samples=0"],
         ["tokens.max_length=40", "tokens.truncation=exclude"],
     ],
@@ -131,7 +135,7 @@ def test_a_calibrated_plan_has_times_that_add_up(settings: dict[str, object], tm
 
     calibration = calibrate(config, work, prepared.pool, prepared.target, ask)
     assert {timing.kind for timing in calibration.timings} == {"target", "features", "gradients"}
-    assert calibration.feature_width == 32
+    assert calibration.widths == {"features": 32}
     shape, measured = describe(config.model, config.gradients), Measured("cpu", 1.0, 0.1, calibration.timings)
 
     def with_workers(count: int) -> Estimate:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clusterucb.run.dealing import deal, join
-from clusterucb.run.tasks import EmbeddingTask, HiddenTask, ScoreTask, Task
+from clusterucb.run.tasks import EmbeddingTask, FeatureTask, ScoreTask, Task
 from clusterucb.types import Failure, Hidden, IntArray, Scores, TokenBatch
 
 SAMPLES = st.permutations(range(40)).flatmap(lambda order: st.integers(1, 12).map(lambda count: order[:count]))
@@ -35,7 +35,7 @@ def test_dealt_and_joined_is_answered_whole(samples: list[int], ranks: int) -> N
     texts = tuple(map(str, samples))
     for task in (
         ScoreTask(named_batch(samples), "bank"),
-        HiddenTask(named_batch(samples)),
+        FeatureTask(named_batch(samples)),
         EmbeddingTask(np.array(samples), texts),
     ):
         parts = deal(task, ranks)
@@ -52,7 +52,7 @@ def test_dealt_and_joined_is_answered_whole(samples: list[int], ranks: int) -> N
 @given(samples=SAMPLES, ranks=st.integers(2, 5))
 def test_each_sample_is_dealt_once_with_its_tokens(samples: list[int], ranks: int) -> None:
     batch = named_batch(samples)
-    parts = deal(HiddenTask(batch), ranks)
+    parts = deal(FeatureTask(batch), ranks)
     sizes = [len(part.batch) for part in parts]
     assert max(sizes) - min(sizes) <= 1
     rows = {int(s): part.batch.row(i)[0].tolist() for part in parts for i, s in enumerate(part.batch.samples_B)}

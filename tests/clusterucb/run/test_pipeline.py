@@ -109,6 +109,7 @@ def test_a_run_interrupted_after_every_few_jobs_ends_with_the_same_bytes(setting
         ["gradients.sketch.kind=none"],
         ["gradients.precondition.kind=plain", "gradients.modules=['model.layers.1.mlp.down_proj']"],
         ["features.kind=hidden", "features.layer=middle", "features.pooling=mean"],
+        ["features.kind=output_gradient", "features.dim=128"],
         ["selection.count=3", "selection.max_per_source=0.4", "audit.samples=0"],
     ],
 )

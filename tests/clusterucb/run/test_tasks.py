@@ -14,7 +14,7 @@ from clusterucb.run.score_log import ScoreArchive, ScoreLog
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.tasks import (
     EmbeddingTask,
-    HiddenTask,
+    FeatureTask,
     ScoreTask,
     TargetTask,
     Task,
@@ -36,7 +36,7 @@ def batch() -> TokenBatch:
 KINDS: list[Callable[[], Task]] = [
     lambda: ScoreTask(batch(), "bank"),
     lambda: TargetTask(batch(), "sums"),
-    lambda: HiddenTask(batch()),
+    lambda: FeatureTask(batch()),
     lambda: EmbeddingTask(SAMPLES, tuple(f"text {sample}" for sample in SAMPLES)),
 ]
 

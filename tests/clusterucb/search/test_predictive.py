@@ -125,6 +125,15 @@ def test_directions_without_variance_are_left_out() -> None:
     assert np.isfinite(flat.columns_NC).all()
 
 
+def test_a_row_of_zeros_is_not_known_and_counts_as_average() -> None:
+    matrix_NF = np.random.default_rng(1).standard_normal((50, 6)).astype(np.float16) + 3
+    matrix_NF[7] = 0
+    found = principal_components(matrix_NF, np.arange(50), 3, np.random.default_rng(0))
+    coordinates_NC = found.project(matrix_NF)
+    assert not coordinates_NC[7].any()
+    assert np.delete(coordinates_NC, 7, axis=0).any(axis=1).all()
+
+
 def test_groups_vary_by_one_and_unknown_entries_are_marked() -> None:
     rng = np.random.default_rng(0)
     labels_N = np.where(np.arange(200) % 7 == 0, -1, np.arange(200) % 3).astype(np.int32)
