@@ -66,7 +66,9 @@ class Chaos:
         settings |= changes
         self.config = folder / "config.yaml"
         self.config.write_text(yaml.safe_dump(settings))
-        self.poison = _first_draws(run_here(config_of(settings), folder / "scout"))[::7][:poison]
+        scout = run_here(config_of(settings), folder / "scout")
+        self.scouted = result_of(scout)
+        self.poison = _first_draws(scout)[::7][:poison]
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)]),
             "CHAOS_NOTES": str(self.notes),
