@@ -122,10 +122,10 @@ def jobs_of(count: int, log: ScoreLog) -> FixedStage:
     return FixedStage("pool", [partial(task, index) for index in range(count)], accept)
 
 
-async def measure(workers: int, seconds: float, jobs: int, folder: Path) -> tuple[float, float]:
+async def measure(workers: int, seconds: float, jobs: int, in_flight: int, folder: Path) -> tuple[float, float]:
     """Return wall seconds and the coordinator's CPU seconds for the jobs."""
     quiet = Quiet(workers)
-    dispatcher = Dispatcher(2, 3, quiet)
+    dispatcher = Dispatcher(in_flight, 3, quiet)
 
     def start() -> WorkerProcess:
         proxy = Proxy(seconds)
@@ -150,10 +150,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=0.5, help="of a micro-batch")
     parser.add_argument("--jobs", type=int, default=3200)
+    parser.add_argument("--in-flight", type=int, default=4, help="micro-batches at a worker, as workers.in_flight")
     asked = parser.parse_args()
     ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, log_to_driver=False)
     with tempfile.TemporaryDirectory() as folder:
-        wall, cpu = asyncio.run(measure(asked.workers, asked.seconds, asked.jobs, Path(folder)))
+        wall, cpu = asyncio.run(measure(asked.workers, asked.seconds, asked.jobs, asked.in_flight, Path(folder)))
         journal = sum(file.stat().st_size for file in Path(folder).iterdir())
     ray.shutdown()
     ideal = asked.jobs * asked.seconds / asked.workers
