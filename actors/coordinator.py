@@ -34,6 +34,7 @@ Work = Literal["selection", "features"]
 
 _LEASE_S = 30.0
 _PATIENCE_S = 20.0
+_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class Coordinator:
                 report(Cancelled())
             return outcome
         except Exception as error:  # the edge of the process: recorded, then raised again or turned into an outcome
-            report(Failed(error=str(error)))
+            if lease.held:  # or another process writes this run by now
+                report(Failed(error=str(error)))
             if isinstance(error, ClusterUCBError):
                 return Outcome("failed", str(error))
             raise
@@ -164,7 +166,7 @@ class Coordinator:
 
     async def _leave(self) -> None:
         """End this process once the run is over and nobody wants to hear of it; its folder is what lasts."""
-        self._watched = time.monotonic()  # whoever waits for the outcome is given the time to take it
+        await asyncio.sleep(_GRACE_S)  # whoever waits for the outcome takes it
         await self._unwatched()
         ray.kill(self._myself)
 

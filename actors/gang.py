@@ -21,6 +21,7 @@ from ray.util import get_placement_group, placement_group, placement_group_table
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.gradient_worker import assigned_device
 from actors.resources import WorkerSize
 from clusterucb.checkpoint.gathering import PeerLostError
 from clusterucb.checkpoint.ranks import Rank, join_gang, open_store
@@ -59,9 +60,7 @@ class GangRank:
     def load(self, rank: Rank) -> WorkerInfo:
         """Join the others and load this rank's share."""
         torch.set_num_threads(self._threads)
-        # A process that holds no GPU sees them all the same; what Ray assigned decides.
-        assigned = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-        device = torch.device("cuda", 0) if assigned else torch.device("cpu")
+        device = assigned_device()
         from clusterucb.checkpoint.sharded import load_share
 
         join_gang(rank, device)
@@ -103,7 +102,8 @@ class GangFront:
 
     @ray.method(concurrency_group="watch")
     def node(self) -> str:
-        """Return the id of the node that the front, and with it the first rank, was placed on."""
+        """Return the id of the node of the front, and with it of the first rank, once all ranks answer."""
+        self.ping()
         return ray.get_runtime_context().get_node_id()
 
     @ray.method

@@ -27,9 +27,7 @@ class GradientWorker:
     @cached_property
     def _worker(self) -> Worker:
         torch.set_num_threads(self._threads)
-        # A worker that holds no GPU sees them all the same; what Ray assigned decides.
-        assigned = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-        return Worker(self._config, torch.device("cuda", 0) if assigned else torch.device("cpu"))
+        return Worker(self._config, assigned_device())
 
     @ray.method(concurrency_group="watch")
     def ping(self) -> None:
@@ -54,6 +52,12 @@ class GradientWorker:
     def work(self, task: Task, bank: list["ray.ObjectRef[TargetBank]"]) -> Answer:
         """Answer a task; `bank` holds the reference of the target bank, once there is one."""
         return self._worker.work(task, lambda: ray.get(bank[0]))
+
+
+def assigned_device() -> torch.device:
+    """Return the device that Ray gave this actor; a process that was given no GPU sees them all the same."""
+    assigned = ray.get_runtime_context().get_accelerator_ids()["GPU"]
+    return torch.device("cuda", 0) if assigned else torch.device("cpu")
 
 
 # The stubs do not know this argument: one thread answers `ping` while another computes.

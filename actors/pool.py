@@ -62,7 +62,6 @@ class WorkerPool:
         self._slots: dict[int, asyncio.Task[None]] = {}
         self._alive: dict[int, RemoteWorker] = {}
         self._given_up: dict[int, str] = {}
-        self._rest_s: Callable[[int], float] = lambda deaths: min(_MOST_REST_S, 0.5 * 2**deaths)
 
     async def run(self) -> None:
         """Start workers, follow the cluster, replace the dead. Raises what a model's loading raises, and
@@ -132,19 +131,26 @@ class WorkerPool:
                 self._given_up[index] = str(lost)
                 self._notices.retired(index, deaths)
                 return
-            await asyncio.sleep(self._rest_s(deaths))
+            await asyncio.sleep(min(_MOST_REST_S, 0.5 * 2**deaths))
 
     async def _live(self, worker: RemoteWorker) -> WorkerLost:
-        """Load a worker and let it work until it is lost."""
+        """Load a worker, watched from the moment it is placed, and let it work until it is lost."""
         try:
-            info = await worker.load()
+            await worker.place()
         except WorkerLost as lost:
             return lost
-        self._notices.ready(worker.index, info)
-        self._alive[worker.index] = worker
-        self._dispatcher.join(worker)
-        self.ready.set()
-        return await worker.watch()
+        watching = asyncio.create_task(worker.watch())
+        try:
+            info = await worker.load()
+            self._notices.ready(worker.index, info)
+            self._alive[worker.index] = worker
+            self._dispatcher.join(worker)
+            self.ready.set()
+            return await watching
+        except WorkerLost as lost:
+            return lost
+        finally:
+            watching.cancel()
 
 
 def living_nodes() -> Nodes:

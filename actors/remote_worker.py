@@ -80,9 +80,12 @@ class RemoteWorker:
         self._process = start()
         self._actor = self._process.actor
 
-    async def load(self) -> WorkerInfo:
-        """Wait until the actor is placed and its model is loaded. Raises what the model's loading raises."""
+    async def place(self) -> None:
+        """Wait until Ray has found room for the actor and its process answers."""
         self._node = await self._call(lambda: self._actor.node.remote())
+
+    async def load(self) -> WorkerInfo:
+        """Load the model. Raises what its loading raises."""
         return await self._call(lambda: self._actor.load.remote())
 
     async def info(self) -> WorkerInfo:

@@ -78,7 +78,7 @@ class Proxy:
     """A sleeper with the methods of a gradient worker."""
 
     def __init__(self, seconds: float) -> None:
-        sleeper: Any = ray.remote(concurrency_groups={"watch": 1})(Sleeper)  # type: ignore[call-overload]
+        sleeper: Any = ray.remote(concurrency_groups={"watch": 1})(Sleeper)
         self.actor = sleeper.options(num_cpus=0).remote(seconds)
         self.ping, self.node, self.load = self.actor.ping, self.actor.node, self.actor.load
         self.work = Work(self.actor)

@@ -22,7 +22,7 @@ from clusterucb.config import RunConfig
 PAGE = Path(__file__).with_name("configuration.md")
 _HEAD = """# Configuration
 
-<!-- written by docs/build_configuration.py from clusterucb/config.py -->
+<!-- written by docs/build_configuration.py from clusterucb/config -->
 
 One schema is the YAML file, `--set key=value` and the HTTP body alike: defaults, then the file, then `--set` or the
 body. Only `pool.path`, `target.path` and `model.base` must be given. An unknown key is an error that names the nearest

@@ -41,13 +41,24 @@ def choose_address(address: str | None) -> str:
 
 def _answers_outside(port: int) -> bool:
     """Whether what listens on a port of this machine does so beyond loopback too."""
+    outside = outside_address()
+    if outside is None:
+        return False
+    try:
+        socket.create_connection((outside, port), _PROBE_S).close()
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def outside_address() -> str | None:
+    """Return this machine's address towards others; none where it has no network."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: it only asks for the route
-            socket.create_connection((probe.getsockname()[0], port), _PROBE_S).close()
-        except (OSError, OverflowError):
-            return False
-    return True
+        except OSError:
+            return None
+        return probe.getsockname()[0]
 
 
 @contextmanager

@@ -116,6 +116,7 @@ def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tupl
 async def _load(worker: RemoteWorker, timeout_s: float) -> None:
     try:
         async with asyncio.timeout(timeout_s):
+            await worker.place()
             await worker.load()
     except TimeoutError:
         raise ResourceError(

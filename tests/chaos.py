@@ -79,24 +79,25 @@ class Chaos:
 
     def start(self, second: bool = True) -> None:
         """Start a head and, unless it shall come later, a second node."""
-        before = dict(os.environ)
-        os.environ |= self._environment
-        try:
+        with self._surroundings():
             head = _NODE | {"include_dashboard": False, "_system_config": _QUICK_DEATH}
             self._cluster = Cluster(initialize_head=True, head_node_args=head)
-        finally:
-            os.environ.clear()
-            os.environ |= before
         if second:
             self.add_a_node()
 
     def add_a_node(self) -> None:
         """Add a node."""
         assert self._cluster is not None
+        with self._surroundings():
+            self._cluster.add_node(**_NODE)
+
+    @contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """Let nodes start in the environment of the fault injection: it goes on to their workers."""
         before = dict(os.environ)
         os.environ |= self._environment
         try:
-            self._cluster.add_node(**_NODE)
+            yield
         finally:
             os.environ.clear()
             os.environ |= before

@@ -1,14 +1,16 @@
 """Fixtures shared by all rooms. Ray and thread settings are made before anything imports Ray or torch."""
 
+import atexit
 import os
 import secrets
+import shutil
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-os.environ.setdefault("RAY_TMPDIR", tempfile.mkdtemp(prefix="ray-"))  # a short path, and no other cluster's address
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")  # a short path, and no other process's cluster in it
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once a process, when its core is loaded
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))  # else Ray writes one into the home folder
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,6 +22,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)  # before Ray's own: it runs after
 settings.register_profile("steady", deadline=None, derandomize=True)  # the machine is shared: no deadline, no luck
 settings.load_profile("steady")
 

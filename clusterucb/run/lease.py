@@ -106,6 +106,13 @@ class Lease:
         )
 
 
+def in_use(folder: RunFolder) -> bool:
+    """Whether somebody holds a run's lease, as far as this machine can tell at once."""
+    latest = slots_of(folder).latest()
+    holder = None if latest is None else _unpacked(latest[1])
+    return holder is not None and not (holder.released or holder.process.ended)
+
+
 def contend(
     slots: Slots, holder: Holder, ttl_s: float, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Lease:

@@ -19,7 +19,7 @@ from clusterucb.errors import ConfigError, DataError
 from clusterucb.features.clustering import resolve_k
 from clusterucb.run.feature_parts import parts_in_use
 from clusterucb.run.feature_preparation import check_parts, prepare_parts, tokenise_parts
-from clusterucb.run.lease import Lease
+from clusterucb.run.lease import Lease, in_use
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.tokenisation import Progress, token_store
 from clusterucb.types import IntArray
@@ -38,9 +38,10 @@ class Claim:
             folder.bring_whole_files()
 
     def withdraw(self) -> None:
-        """Remove what the claim and the work since have left, unless the run was there before or holds results."""
+        """Remove what the claim and the work since have left, unless the run was there before, holds results, or is
+        written by another process by now."""
         folder = self._folder
-        if self.resumed or folder.begun:
+        if self.resumed or folder.begun or in_use(folder):
             return
         if folder.remote is not None:
             folder.remote.clear()
@@ -102,8 +103,10 @@ def _alone(folder: RunFolder, stores: Sequence[str], progress: Progress) -> Gene
             lease.renew()
             renewed = time.monotonic()
 
-    yield watched
-    lease.release()
+    try:
+        yield watched
+    finally:
+        lease.release()
 
 
 def _clustered(config: RunConfig) -> bool:

@@ -109,8 +109,8 @@ class Scene:
         self.told: dict[int, Hidden] = {}
         self.times: Counter[int] = Counter()
 
-    def worker(self, **how: object) -> FlakyWorker:
-        worker = FlakyWorker(self.dispatcher, **how)  # type: ignore[arg-type]
+    def worker(self, lose_every: int = 0, poison: Sequence[int] = (), kind: LossKind = "died") -> FlakyWorker:
+        worker = FlakyWorker(self.dispatcher, lose_every, poison, kind)
         self.dispatcher.join(worker)
         return worker
 

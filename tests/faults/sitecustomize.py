@@ -51,7 +51,7 @@ def _infect(module: ModuleType) -> None:
 
     def infected(self: object, task: object, bank: object) -> object:
         if isinstance(task, module.ScoreTask):
-            samples = task.batch.samples_B.tolist()  # type: ignore[attr-defined]
+            samples = task.batch.samples_B.tolist()
             if poison.intersection(samples):
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(seconds)
@@ -59,7 +59,7 @@ def _infect(module: ModuleType) -> None:
                 notes.write("".join(f"{sample}\n" for sample in samples))
         return work(self, task, bank)
 
-    module.Worker.work = infected  # type: ignore[attr-defined]
+    module.Worker.work = infected
 
 
 if "CHAOS_NOTES" in os.environ:

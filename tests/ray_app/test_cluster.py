@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from clusterucb.errors import ResourceError
-from ray_app.cluster import choose_address, connected
+from ray_app.cluster import choose_address, connected, outside_address
 
 LISTENERS = """
 import contextlib
@@ -41,16 +41,24 @@ def test_the_address_asked_for_comes_before_the_environment(monkeypatch: pytest.
     assert choose_address(None) == "local"
 
 
-@pytest.mark.parametrize(("listens_on", "switched"), [("127.0.0.1", "0"), ("0.0.0.0", None)])
-def test_a_head_on_loopback_alone_is_reached_there(
-    monkeypatch: pytest.MonkeyPatch, listens_on: str, switched: str | None
-):
+def switch_for_a_head_at(host: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
     monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    with socket.create_server((listens_on, 0)) as head:
+    with socket.create_server((host, 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
         assert choose_address(address) == address
-    assert os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER") == switched
+    return os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+
+
+def test_a_head_on_loopback_alone_is_reached_there(monkeypatch: pytest.MonkeyPatch):
+    assert switch_for_a_head_at("127.0.0.1", monkeypatch) == "0"
+
+
+def test_a_head_that_listens_beyond_loopback_is_left_to_ray(monkeypatch: pytest.MonkeyPatch):
+    outside = outside_address()
+    if outside is None:
+        pytest.skip("this machine has no network: nothing can listen beyond loopback")
+    assert switch_for_a_head_at(outside, monkeypatch) is None
 
 
 @pytest.mark.ray

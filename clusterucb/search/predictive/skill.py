@@ -11,30 +11,23 @@ from dataclasses import dataclass
 from clusterucb.search.arms import Real
 
 FADING = 0.9
-BEYOND_CHANCE = 0.0
-"""Standard errors that the score has to exceed."""
 LEAST = 20
 """Predicted draws before which the model is given the benefit of the doubt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """Faded sum of the products, of their squares, and the number of draws judged."""
+    """Faded sum of the products, and the number of draws judged."""
 
     score: float = 0.0
-    squares: float = 0.0
     draws: int = 0
 
     @property
     def lost(self) -> bool:
         """Whether the clusters should decide the next round."""
-        return self.draws >= LEAST and self.score <= BEYOND_CHANCE * self.squares**0.5
+        return self.draws >= LEAST and self.score <= 0
 
     def seen(self, model_B: Real, clusters_B: Real, rewards_B: Real) -> "Skill":
         """Return the test with one more round: what model and clusters predicted, and what came."""
         products_B = (model_B - clusters_B) * (rewards_B - clusters_B)
-        return Skill(
-            FADING * self.score + float(products_B.sum()),
-            FADING**2 * self.squares + float(products_B @ products_B),
-            self.draws + len(rewards_B),
-        )
+        return Skill(FADING * self.score + float(products_B.sum()), self.draws + len(rewards_B))

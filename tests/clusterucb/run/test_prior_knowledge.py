@@ -81,7 +81,7 @@ def test_a_third_period_knows_what_the_second_scored_and_predicted_and_inherits_
     settings: dict[str, object], second: RunFolder, tmp_path: Path
 ) -> None:
     """The pool comes in another order and has a sample less: samples are known by id."""
-    lines = Path(str(settings["pool"]["path"])).read_text().splitlines()[:0:-1]  # type: ignore[index]
+    lines = Path(str(settings["pool"]["path"])).read_text().splitlines()[:0:-1]
     (tmp_path / "pool.jsonl").write_text("\n".join(lines))
     third = run_here(after(second, settings, f"pool.path={tmp_path / 'pool.jsonl'}"), tmp_path / "run")
     here, there = open_prepared(third)[0], open_prepared(second)[0]

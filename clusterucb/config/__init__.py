@@ -1,0 +1,94 @@
+"""The one schema: the YAML file, `--set a.b=c`, the HTTP body and the OpenAPI document are all this model.
+
+Unknown keys are errors, values are frozen, algorithms are discriminated unions on `kind`, and the defaults are the
+vetted setting. This module imports no torch, so that `--help` and validation answer at once.
+
+What a run *computes* is settled by every section but `workers`; `workers` only says where and how fast.
+"""
+
+from clusterucb.config.features import (
+    MOST_PARTS,
+    Clusters,
+    EmbeddingFeatures,
+    Feature,
+    Features,
+    GivenFeatures,
+    GradientFeatures,
+    HiddenFeatures,
+    OutputGradientFeatures,
+    ProxyFeatures,
+    ProxyLora,
+    SeveralFeatures,
+)
+from clusterucb.config.gradients import (
+    Adam,
+    Gradients,
+    HashSketch,
+    NoSketch,
+    Plain,
+    Preconditioner,
+    RademacherSketch,
+    Sketch,
+)
+from clusterucb.config.inputs import Lora, Model, Rows, Target, Tokens
+from clusterucb.config.outcome import Audit, Selection
+from clusterucb.config.run import RunConfig
+from clusterucb.config.search import (
+    Allocator,
+    Exhaustive,
+    Predictive,
+    Rounds,
+    Search,
+    ThreshHard,
+    ThreshNormal,
+    Ucb1,
+    UcbBeta,
+    Uniform,
+)
+from clusterucb.config.section import Section, Seed, Share
+from clusterucb.config.workers import Workers
+
+__all__ = [
+    "MOST_PARTS",
+    "Adam",
+    "Allocator",
+    "Audit",
+    "Clusters",
+    "EmbeddingFeatures",
+    "Exhaustive",
+    "Feature",
+    "Features",
+    "GivenFeatures",
+    "GradientFeatures",
+    "Gradients",
+    "HashSketch",
+    "HiddenFeatures",
+    "Lora",
+    "Model",
+    "NoSketch",
+    "OutputGradientFeatures",
+    "Plain",
+    "Preconditioner",
+    "Predictive",
+    "ProxyFeatures",
+    "ProxyLora",
+    "RademacherSketch",
+    "Rounds",
+    "Rows",
+    "RunConfig",
+    "Search",
+    "Section",
+    "Seed",
+    "Selection",
+    "SeveralFeatures",
+    "Share",
+    "Sketch",
+    "Target",
+    "ThreshHard",
+    "ThreshNormal",
+    "Tokens",
+    "Ucb1",
+    "UcbBeta",
+    "Uniform",
+    "Workers",
+]

@@ -1,0 +1,106 @@
+"""The pool on a real Ray: workers that hang or die are replaced, those that only die are given up."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import ray
+from ray.actor import ActorProxy
+
+from actors.gradient_worker import GradientWorker
+from actors.lanes import Dispatcher, LossKind
+from actors.pool import WorkerPool
+from actors.remote_worker import WorkerProcess
+from actors.resources import WorkerSize
+from clusterucb.config import Workers
+from clusterucb.errors import ResourceError
+from clusterucb.run.tasks import Job
+from clusterucb.types import WorkerInfo
+
+pytestmark = pytest.mark.ray
+
+
+class Frail:
+    """Its n-th life loads as the n-th word says: it freezes, dies or works."""
+
+    def __init__(self, lives: Path, words: tuple[str, ...]) -> None:
+        with lives.open("a") as file:
+            file.write(".")
+        self._word = words[min(lives.stat().st_size, len(words)) - 1]
+
+    @ray.method(concurrency_group="watch")
+    def ping(self) -> None: ...
+
+    @ray.method(concurrency_group="watch")
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def load(self) -> WorkerInfo:
+        if self._word != "works":
+            os.kill(os.getpid(), signal.SIGSTOP if self._word == "freezes" else signal.SIGKILL)
+        return WorkerInfo("frail", (), 0.0, 0.0)
+
+
+class Heard:
+    """Notices, kept."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def ready(self, index: int, info: WorkerInfo) -> None:
+        self.said.append("ready")
+
+    def lost(self, index: int, reason: str, kind: LossKind) -> None:
+        self.said.append(kind)
+
+    def retired(self, index: int, deaths: int) -> None:
+        self.said.append(f"retired after {deaths}")
+
+    def suspected(self, job: Job) -> None: ...
+
+    def idle(self) -> None: ...
+
+    def load(self, jobs: int, workers: int, busy: int) -> None: ...
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=1, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def start(lives: Path, words: tuple[str, ...]) -> WorkerProcess:
+    frail: Any = ray.remote(concurrency_groups={"watch": 1})(Frail)
+    actor = frail.options(num_cpus=0).remote(lives, words)
+    return WorkerProcess(cast(ActorProxy[GradientWorker], actor), lambda: ray.kill(actor))
+
+
+def pool_of(lives: Path, words: tuple[str, ...], heard: Heard) -> WorkerPool:
+    wanted = Workers(count=1, num_cpus=0, deaths=2, heartbeat_timeout_s=1)
+    size = WorkerSize(num_gpus=0, num_cpus=0, memory=0)
+    return WorkerPool(wanted, size, partial(start, lives, words), Dispatcher(1, 1, heard), heard)
+
+
+async def test_a_worker_that_freezes_while_it_loads_is_replaced(tmp_path: Path):
+    heard = Heard()
+    pool = pool_of(tmp_path / "lives", ("freezes", "works"), heard)
+    keeping = asyncio.create_task(pool.run())
+    async with asyncio.timeout(60):
+        await pool.ready.wait()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    assert heard.said == ["hung", "ready"]
+
+
+async def test_a_worker_that_only_dies_is_given_up(tmp_path: Path):
+    heard = Heard()
+    async with asyncio.timeout(60):
+        with pytest.raises(ResourceError, match=r"all 1 workers died 2 times in a row"):
+            await pool_of(tmp_path / "lives", ("dies",), heard).run()
+    assert heard.said == ["died", "died", "retired after 2"]
