@@ -98,13 +98,16 @@ class GangFront:
     @ray.method(concurrency_group="watch")
     def ping(self) -> None:
         """Answer when all ranks have, while a task is computed too."""
-        self._all([rank.ping.remote() for rank in self._ranks])
+        self._wait_for_all()
 
     @ray.method(concurrency_group="watch")
     def node(self) -> str:
         """Return the id of the node of the front, and with it of the first rank, once all ranks answer."""
-        self.ping()
+        self._wait_for_all()
         return ray.get_runtime_context().get_node_id()
+
+    def _wait_for_all(self) -> None:
+        self._all([rank.ping.remote() for rank in self._ranks])
 
     @ray.method
     def load(self) -> WorkerInfo:
