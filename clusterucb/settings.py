@@ -1,4 +1,4 @@
-"""From text to a `RunConfig`: YAML, then `--set a.b=c`, then the schema.
+"""From text to a `RunConfig` or a `ServiceConfig`: YAML, then `--set a.b=c`, then the schema.
 
 Invariant: every mistake becomes one `ConfigError` line that names the key as the user wrote it, the value, and the
 nearest valid key or value.
@@ -6,21 +6,41 @@ nearest valid key or value.
 
 import difflib
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from clusterucb.config import EmbeddingFeatures, Feature, GradientFeatures, ProxyFeatures, RunConfig
+from clusterucb.config import (
+    EmbeddingFeatures,
+    Feature,
+    Features,
+    GradientFeatures,
+    Model,
+    ProxyFeatures,
+    Rows,
+    RunConfig,
+    ServiceConfig,
+)
 from clusterucb.errors import ConfigError
 
 Tree = dict[str, Any]
+_Root = typing.TypeVar("_Root", RunConfig, ServiceConfig)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `a.b=c` overrides and validate; local paths come back absolute."""
+    return build_config(_read(path), overrides)
+
+
+def load_service_config(path: Path, overrides: Sequence[str] = ()) -> ServiceConfig:
+    """Read a service's YAML file as `load_config` reads a run's."""
+    return build_service_config(_read(path), overrides)
+
+
+def _read(path: Path) -> Tree:
     if not path.is_file():
         raise ConfigError(f"configuration {path} does not exist: give the path of a YAML file")
     try:
@@ -28,20 +48,46 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {path} is not readable YAML: {_one_line(str(error))}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"configuration {path} holds no mapping: start from an example in cluster_configs/runs")
-    return build_config(typing.cast(Tree, tree), overrides)
+        raise ConfigError(f"configuration {path} holds no mapping: start from an example in cluster_configs")
+    return typing.cast(Tree, tree)
 
 
 def build_config(tree: Tree, overrides: Sequence[str] = ()) -> RunConfig:
     """Apply overrides to a parsed tree and validate it."""
+    return _with_absolute_paths(_validated(RunConfig, tree, overrides))
+
+
+def build_service_config(tree: Tree, overrides: Sequence[str] = ()) -> ServiceConfig:
+    """Apply overrides to a service's parsed tree and validate it; local paths come back absolute."""
+    config = _validated(ServiceConfig, tree, overrides)
+    known = config.catalogue
+    catalogue = known.model_copy(
+        update={
+            "pools": {name: _rows_moved(pool) for name, pool in known.pools.items()},
+            "targets": {name: _rows_moved(target) for name, target in known.targets.items()},
+            "features": {name: _features_moved(features) for name, features in known.features.items()},
+            "checkpoints": {
+                name: checkpoint.model_copy(
+                    update={
+                        "model": _model_moved(checkpoint.model),
+                        "features": _features_moved(checkpoint.features),
+                    }
+                )
+                for name, checkpoint in known.checkpoints.items()
+            },
+        }
+    )
+    return config.model_copy(update={"catalogue": catalogue, "folder": str(Path(config.folder).resolve())})
+
+
+def _validated(schema: type[_Root], tree: Tree, overrides: Sequence[str]) -> _Root:
     for override in overrides:
         _apply(tree, override)
-    _name_default_kinds(tree, RunConfig)
+    _name_default_kinds(tree, schema)
     try:
-        config = RunConfig.model_validate(tree)
+        return schema.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-    return _with_absolute_paths(config)
+        raise ConfigError(_explain(error, schema)) from None
 
 
 def _apply(tree: Tree, override: str) -> None:
@@ -70,6 +116,9 @@ def _name_default_kinds(tree: Tree, section: type[BaseModel]) -> None:
         if not isinstance(below, dict):
             continue
         part, members = typing.cast(Tree, below), _members(field.annotation)
+        if _is_named(field.annotation):
+            _name_kinds_of_all(part, members)
+            continue
         if len(members) > 1 and "kind" not in part and isinstance(field.default, BaseModel):
             part["kind"] = _kind(type(field.default))
         chosen = [member for member in members if len(members) == 1 or _kind(member) == part.get("kind")]
@@ -77,16 +126,26 @@ def _name_default_kinds(tree: Tree, section: type[BaseModel]) -> None:
             _name_default_kinds(part, member)
 
 
-def _explain(error: ValidationError) -> str:
+def _name_kinds_of_all(parts: Tree, members: list[type[BaseModel]]) -> None:
+    """Do so for sections that the user names: those of a catalogue."""
+    for below in parts.values():
+        if isinstance(below, dict):
+            part = typing.cast(Tree, below)
+            for member in members:
+                if len(members) == 1 or _kind(member) == part.get("kind"):
+                    _name_default_kinds(part, member)
+
+
+def _explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Put the first mistake into one line; say how many more there are."""
     mistakes = error.errors(include_url=False, include_context=True)
     first = mistakes[0]
     loc = tuple(str(part) for part in first["loc"])
-    key = ".".join(_as_written(loc)) or "configuration"
+    key = ".".join(_as_written(loc, root)) or "configuration"
     more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     match first["type"]:
         case "extra_forbidden":
-            valid = _fields_at(loc[:-1])
+            valid = _fields_at(loc[:-1], root)
             return f"{key} is not a setting{_nearest(loc[-1], valid)}{more}"
         case "missing":
             return f"{key} is missing: set it in the file or with --set {key}=...{more}"
@@ -120,11 +179,21 @@ def _kind(section: type[BaseModel]) -> str | None:
     return None if field is None else str(field.default)
 
 
-def _walk(loc: Sequence[str]) -> tuple[list[type[BaseModel]], list[str]]:
+def _is_named(annotation: Any) -> bool:
+    """Whether sections stand under names that the user chose."""
+    return typing.get_origin(annotation) is dict
+
+
+def _walk(loc: Sequence[str], root: type[BaseModel]) -> tuple[list[type[BaseModel]], list[str]]:
     """Follow a pydantic location; return the sections it ends in and the keys as a user writes them (no union tags)."""
-    here: list[type[BaseModel]] = [RunConfig]
+    here: list[type[BaseModel]] = [root]
     written: list[str] = []
+    named = False
     for part in loc:
+        if named:  # a name that the user chose
+            written.append(part)
+            named = False
+            continue
         tagged = [section for section in here if _kind(section) == part]
         if len(here) > 1 and tagged:
             here = tagged
@@ -132,52 +201,60 @@ def _walk(loc: Sequence[str]) -> tuple[list[type[BaseModel]], list[str]]:
         written.append(part)
         if part.isdigit():  # a place in a list of sections
             continue
-        here = [
-            member for section in here if part in section.model_fields
-            for member in _members(section.model_fields[part].annotation)
-        ]  # fmt: skip
+        annotations = [section.model_fields[part].annotation for section in here if part in section.model_fields]
+        named = any(map(_is_named, annotations))
+        here = [member for annotation in annotations for member in _members(annotation)]
     return here, written
 
 
-def _fields_at(loc: Sequence[str]) -> list[str]:
-    return [name for section in _walk(loc)[0] for name in section.model_fields]
+def _fields_at(loc: Sequence[str], root: type[BaseModel]) -> list[str]:
+    return [name for section in _walk(loc, root)[0] for name in section.model_fields]
 
 
-def _as_written(loc: Sequence[str]) -> list[str]:
-    return _walk(loc)[1]
+def _as_written(loc: Sequence[str], root: type[BaseModel]) -> list[str]:
+    return _walk(loc, root)[1]
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
     """Make paths that exist absolute, so that workers elsewhere on the machine find them; hub ids stay."""
-
-    def absolute(path: str | None) -> str | None:
-        return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
-
-    model = config.model.model_copy(
-        update={name: absolute(getattr(config.model, name)) for name in ("base", "adapter", "moments")}
+    return config.model_copy(
+        update={
+            "pool": _rows_moved(config.pool),
+            "target": _rows_moved(config.target),
+            "model": _model_moved(config.model),
+            "features": _features_moved(config.features),
+        }
     )
-    update: Tree = {
-        "pool": config.pool.model_copy(update={"path": absolute(config.pool.path)}),
-        "target": config.target.model_copy(update={"path": absolute(config.target.path)}),
-        "model": model,
-    }
-    features = config.features
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
+
+
+def _rows_moved(rows: Rows) -> Rows:
+    return rows.model_copy(update={"path": _absolute(rows.path)})
+
+
+def _model_moved(model: Model) -> Model:
+    return model.model_copy(update={name: _absolute(getattr(model, name)) for name in ("base", "adapter", "moments")})
+
+
+def _features_moved(features: Features) -> Features:
     if features.kind == "several":
-        parts = tuple(_moved(part, absolute) for part in features.parts)
-        update["features"] = features.model_copy(update={"parts": parts})
-    else:
-        update["features"] = _moved(features, absolute)
-    return config.model_copy(update=update)
+        return features.model_copy(update={"parts": tuple(_feature_moved(part) for part in features.parts)})
+    return _feature_moved(features)
 
 
-def _moved(features: Feature, absolute: Callable[[str | None], str | None]) -> Feature:
+def _feature_moved(features: Feature) -> Feature:
     match features:
         case EmbeddingFeatures():
-            return features.model_copy(update={"encoder": absolute(features.encoder)})
+            return features.model_copy(update={"encoder": _absolute(features.encoder)})
         case ProxyFeatures():
-            return features.model_copy(update={name: absolute(getattr(features, name)) for name in ("base", "adapter")})
+            return features.model_copy(
+                update={name: _absolute(getattr(features, name)) for name in ("base", "adapter")}
+            )
         case GradientFeatures():
-            return features.model_copy(update={"path": absolute(features.path)})
+            return features.model_copy(update={"path": _absolute(features.path)})
         case _:
             return features
 

@@ -46,6 +46,16 @@ from clusterucb.config.search import (
     Uniform,
 )
 from clusterucb.config.section import Section, Seed, Share
+from clusterucb.config.service import (
+    Catalogue,
+    CataloguePool,
+    CatalogueTarget,
+    Checkpoint,
+    Limits,
+    Name,
+    ServiceConfig,
+    SketchCache,
+)
 from clusterucb.config.workers import Workers
 
 __all__ = [
@@ -53,6 +63,10 @@ __all__ = [
     "Adam",
     "Allocator",
     "Audit",
+    "Catalogue",
+    "CataloguePool",
+    "CatalogueTarget",
+    "Checkpoint",
     "Clusters",
     "EmbeddingFeatures",
     "Exhaustive",
@@ -63,8 +77,10 @@ __all__ = [
     "Gradients",
     "HashSketch",
     "HiddenFeatures",
+    "Limits",
     "Lora",
     "Model",
+    "Name",
     "NoSketch",
     "OutputGradientFeatures",
     "Plain",
@@ -80,9 +96,11 @@ __all__ = [
     "Section",
     "Seed",
     "Selection",
+    "ServiceConfig",
     "SeveralFeatures",
     "Share",
     "Sketch",
+    "SketchCache",
     "Target",
     "ThreshHard",
     "ThreshNormal",
