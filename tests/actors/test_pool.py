@@ -82,7 +82,7 @@ def start(lives: Path, words: tuple[str, ...]) -> WorkerProcess:
 
 
 def pool_of(lives: Path, words: tuple[str, ...], heard: Heard) -> WorkerPool:
-    wanted = Workers(count=1, num_cpus=0, deaths=2, heartbeat_timeout_s=1)
+    wanted = Workers(count=1, num_cpus=0, deaths=2, heartbeat_timeout_s=5)
     size = WorkerSize(num_gpus=0, num_cpus=0, memory=0)
     return WorkerPool(wanted, size, partial(start, lives, words), Dispatcher(1, 1, heard), heard)
 
@@ -91,7 +91,7 @@ async def test_a_worker_that_freezes_while_it_loads_is_replaced(tmp_path: Path):
     heard = Heard()
     pool = pool_of(tmp_path / "lives", ("freezes", "works"), heard)
     keeping = asyncio.create_task(pool.run())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await pool.ready.wait()
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
@@ -100,7 +100,7 @@ async def test_a_worker_that_freezes_while_it_loads_is_replaced(tmp_path: Path):
 
 async def test_a_worker_that_only_dies_is_given_up(tmp_path: Path):
     heard = Heard()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         with pytest.raises(ResourceError, match=r"all 1 workers died 2 times in a row"):
             await pool_of(tmp_path / "lives", ("dies",), heard).run()
     assert heard.said == ["died", "died", "retired after 2"]
