@@ -8,6 +8,7 @@ programs are read by `optimizer_states` and `deepspeed_states`; nothing that cou
 # transformers, peft and safetensors are typed only in part.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ def save_moments(folder_or_file: Path, moments: Moments) -> Path:
     save_file(
         {k: t.detach().to("cpu", torch.float32).contiguous().clone() for k, t in tensors.items()}, partial, metadata
     )
+    _sort_metadata(partial)
     partial.replace(path)
     return path
 
@@ -120,6 +122,19 @@ def _read_own(path: Path) -> Moments:
         exp_avg_sq={k.removeprefix(_SECOND): t for k, t in tensors.items() if k.startswith(_SECOND)},
         step=None if step is None else int(step),
     )
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the entries of the header's metadata in order: safetensors writes them as a hash map has them, anew each
+    time, and equal moments are to be equal bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(raw) <= size, "the same entries take the same room"
+        file.seek(8)
+        file.write(raw.ljust(size))
 
 
 def _mismatch(what: str) -> ModelError:

@@ -3,7 +3,7 @@
 Every rank builds the model module by module and keeps 1/n of each weight; rank 0 reads the files through the page
 cache and the others receive their shares, so that nobody holds the whole model. Adapters stay whole on each rank: they
 are small, and their gradients are what is taken. What happens to the shares afterwards is `gathering`'s business.
-This is the only file that imports DeepSpeed.
+This and `training.zero` are the files that import DeepSpeed.
 """
 
 # DeepSpeed and transformers' integration of it are typed only in part.
@@ -29,7 +29,7 @@ _GIB = 2**30
 
 def load_share(config: Model, device: torch.device, seed: int, modules: Modules) -> LoadedModel:
     """Load this rank's share, as `load_model` loads the whole; the gang must have been joined."""
-    loaded = load_model(config, device, seed, modules, _sharding(device))
+    loaded = load_model(config, device, seed, modules, sharding(device))
     shares = {
         parameter: Share(parameter.ds_tensor, torch.Size(parameter.ds_shape))
         for parameter in loaded.model.parameters()
@@ -50,7 +50,8 @@ def load_share(config: Model, device: torch.device, seed: int, modules: Modules)
     return replace(loaded, notes=(*loaded.notes, note), shared=weights)
 
 
-def _sharding(device: torch.device) -> Sharding:
+def sharding(device: torch.device) -> Sharding:
+    """Return what opens the context in which ranks load shares of a model."""
     # DeepSpeed looks for its device and for a launcher's environment; a gang's rank sees one device, if any.
     os.environ["DS_ACCELERATOR"] = device.type
     os.environ["LOCAL_RANK"] = str(device.index or 0)

@@ -56,6 +56,7 @@ from clusterucb.config.service import (
     ServiceConfig,
     SketchCache,
 )
+from clusterucb.config.training import Training, Warmup
 from clusterucb.config.workers import Workers
 
 __all__ = [
@@ -105,8 +106,10 @@ __all__ = [
     "ThreshHard",
     "ThreshNormal",
     "Tokens",
+    "Training",
     "Ucb1",
     "UcbBeta",
     "Uniform",
+    "Warmup",
     "Workers",
 ]

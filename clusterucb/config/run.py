@@ -8,6 +8,7 @@ from clusterucb.config.inputs import Model, Rows, Target, Tokens
 from clusterucb.config.outcome import Audit, Selection
 from clusterucb.config.search import Search
 from clusterucb.config.section import Section, Seed
+from clusterucb.config.training import Training, Warmup
 from clusterucb.config.workers import Workers
 
 
@@ -24,6 +25,8 @@ class RunConfig(Section):
     search: Search = Search()
     selection: Selection = Selection()
     audit: Audit = Audit()
+    training: Training = Training()
+    warmup: Warmup = Warmup()
     workers: Workers = Workers()
     seed: Seed = 0
 

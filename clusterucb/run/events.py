@@ -128,6 +128,17 @@ class Waiting(_Event):
     text: str
 
 
+class Stepped(_Event):
+    """An optimizer step was made; `loss` is the mean over its label tokens."""
+
+    event: Literal["stepped"] = "stepped"
+    step: int
+    learning_rate: float
+    loss: float
+    gradient_norm: float
+    tokens: int
+
+
 class Finished(_Event):
     """The selection is written."""
 
@@ -161,6 +172,7 @@ Event = Annotated[
     | WorkerRetired
     | Suspected
     | Waiting
+    | Stepped
     | Finished
     | Cancelled
     | Failed,

@@ -22,14 +22,15 @@ from clusterucb.run.part_names import NAMES
 from clusterucb.run.remote import Remote, is_url, working_copy
 from clusterucb.run.replica import NO_REPLICA, Replica
 
-_LIBRARIES = ("clusterucb-service", "torch", "transformers", "peft", "ray", "numpy", "datasets")
+_LIBRARIES = ("clusterucb-service", "torch", "transformers", "peft", "deepspeed", "ray", "numpy", "datasets")
 _EXECUTION_ONLY = ("workers",)
 _JOURNALS = ("scores.journal", *(f"{name}.journal" for name in NAMES))
 _CANCEL = "state/cancel"
 _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that a result may depend on."""
     found: dict[str, str] = {}
     for library in _LIBRARIES:
         try:
@@ -201,7 +202,7 @@ class RunFolder:
             )
         if self.remote is not None:
             shutil.rmtree(self.path, ignore_errors=True)  # what is left of a run that was removed at the URL
-        record = {"config": config.model_dump(mode="json"), "versions": _versions(), "git_sha": _git_sha()}
+        record = {"config": config.model_dump(mode="json"), "versions": versions(), "git_sha": _git_sha()}
         try:
             write_atomically(self.config_file, json.dumps(record, indent=1) + "\n")
         except OSError as error:

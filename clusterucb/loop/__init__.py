@@ -1,0 +1,1 @@
+"""The dynamic loop: training and selection in turn, each period at the checkpoint that the last one left."""
