@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from clusterucb.config import (
     EmbeddingFeatures,
@@ -77,7 +78,10 @@ def build_service_config(tree: Tree, overrides: Sequence[str] = ()) -> ServiceCo
             },
         }
     )
-    return config.model_copy(update={"catalogue": catalogue, "folder": str(Path(config.folder).resolve())})
+    tokens_file = None if config.tokens_file is None else str(Path(config.tokens_file).resolve())
+    return config.model_copy(
+        update={"catalogue": catalogue, "folder": str(Path(config.folder).resolve()), "tokens_file": tokens_file}
+    )
 
 
 def _validated(schema: type[_Root], tree: Tree, overrides: Sequence[str]) -> _Root:
@@ -139,26 +143,29 @@ def _name_kinds_of_all(parts: Tree, members: list[type[BaseModel]]) -> None:
 def _explain(error: ValidationError, root: type[BaseModel]) -> str:
     """Put the first mistake into one line; say how many more there are."""
     mistakes = error.errors(include_url=False, include_context=True)
-    first = mistakes[0]
+    return explain(mistakes[0], root)[1] + (f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else "")
+
+
+def explain(first: ErrorDetails, root: type[BaseModel]) -> tuple[str, str]:
+    """Return the key of one of pydantic's mistakes as the user wrote it, and a line that says what to do about it."""
     loc = tuple(str(part) for part in first["loc"])
-    key = ".".join(_as_written(loc, root)) or "configuration"
-    more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+    key = ".".join(_as_written(loc, root))
+    shown = key or "configuration"
     match first["type"]:
         case "extra_forbidden":
-            valid = _fields_at(loc[:-1], root)
-            return f"{key} is not a setting{_nearest(loc[-1], valid)}{more}"
+            return key, f"{shown} is not a setting{_nearest(loc[-1], _fields_at(loc[:-1], root))}"
         case "missing":
-            return f"{key} is missing: set it in the file or with --set {key}=...{more}"
+            return key, f"{shown} is missing: set it in the file or with --set {shown}=..."
         case "union_tag_invalid":
             context: dict[str, Any] = dict(first.get("ctx", {}))
             valid = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
-            return f"{key}.kind is {context['tag']!r}{_nearest(str(context['tag']), valid)}{more}"
+            return f"{key}.kind", f"{shown}.kind is {context['tag']!r}{_nearest(str(context['tag']), valid)}"
         case "union_tag_not_found":
-            return f"{key}.kind is missing: name one of the kinds{more}"
+            return f"{key}.kind", f"{shown}.kind is missing: name one of the kinds"
         case "value_error":
-            return _one_line(str(first["msg"]).removeprefix("Value error, ")) + more
+            return key, _one_line(str(first["msg"]).removeprefix("Value error, "))
         case _:
-            return f"{key} is {first['input']!r}: {_one_line(str(first['msg']))}{more}"
+            return key, f"{shown} is {first['input']!r}: {_one_line(str(first['msg']))}"
 
 
 def _nearest(word: str, valid: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from clusterucb.errors import ClusterUCBError, Stopped
-from ray_app.verbs import follow, judge, select
+from ray_app.verbs import follow, judge, select, token
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,7 @@ for verb in (
     follow.cancel,
 ):
     app.command()(verb)
+app.add_typer(token.app, name="token")
 
 
 def main() -> None:

@@ -72,14 +72,16 @@ class Limits(Section):
     """Examples in a target that a request brings."""
     score_rows: int = Field(default=1024, ge=1)
     """Samples in a request for scores."""
+    target_bytes: int = Field(default=8 * 2**30, ge=2**20)
+    """Room on the disk for all targets that requests brought."""
     targets_per_token: int = Field(default=256, ge=1)
     """Targets that a token may have uploaded at a time."""
     answer_s: float = Field(default=120.0, gt=0)
     """Seconds that a plan or scores may take."""
     body_s: float = Field(default=30.0, gt=0)
     """Seconds within which a body must have arrived."""
-    requests_per_minute: int = Field(default=1200, ge=1)
-    """Requests of a token; half a minute's worth may come at once."""
+    requests_per_minute: int = Field(default=6000, ge=1)
+    """Requests of a token; a tenth of them may come at once."""
     failed_authentications_per_minute: int = Field(default=30, ge=1)
     """Requests with a wrong token from one address, before it is made to wait."""
     watchers: int = Field(default=512, ge=1)

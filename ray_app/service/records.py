@@ -133,18 +133,12 @@ class ScoredSample(Record):
     loss: float
 
 
-class ExcludedSample(Record):
-    """A sample that could not be scored, and why."""
-
-    id: str
-    reason: str
-
-
 class Scores(Record):
     """Influence of samples, best first."""
 
     scores: tuple[ScoredSample, ...]
-    excluded: tuple[ExcludedSample, ...] = ()
+    excluded: dict[str, int] = {}
+    """Reasons, and how many samples were left out for each; they are those without a score."""
     gradients: GradientCounts
 
 

@@ -5,6 +5,7 @@ from the catalogue or from the shelf.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from clusterucb.config import (
@@ -68,6 +69,11 @@ def resolve_scoring(request: ScoreRequest, rows: str, owner: str, service: Servi
         "audit": Audit(samples=0).model_dump(mode="json"),
     }
     return _built(tree)
+
+
+def target_name(request: SelectionRequest, config: RunConfig) -> str:
+    """Return what a record calls the target: its name, or the digest of the rows that were sent along."""
+    return request.target if isinstance(request.target, str) else f"inline:{Path(config.target.path).stem}"
 
 
 def _common(checkpoint: Checkpoint, tokens: Tokens | None, target: Target, service: ServiceConfig) -> dict[str, Any]:

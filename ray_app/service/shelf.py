@@ -6,6 +6,7 @@ one file, whoever sent them; what is listed can be used.
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from clusterucb.data.rows import read_rows
 from clusterucb.errors import DataError
 from clusterucb.run.disk import write_atomically
 from ray_app.service.records import StoredTarget
-from ray_app.service.refusals import Conflict, InvalidRequest, NotFound
+from ray_app.service.refusals import Conflict, InvalidRequest, NotFound, Unavailable
 from ray_app.service.requests import ChatRow, InlineTarget, TargetUpload
 
 
@@ -85,6 +86,7 @@ class Shelf:
         lines = "".join(json.dumps(row.raw(), ensure_ascii=False) + "\n" for row in target.rows).encode()
         digest = hashlib.blake2b(lines, digest_size=16).hexdigest()
         file = self._rows_file(digest)
+        self._check_room(file, len(lines))
         beside = file.with_name(f".{digest}.{secrets.token_hex(4)}.jsonl")
         write_atomically(beside, lines)
         try:
@@ -96,6 +98,17 @@ class Shelf:
             raise InvalidRequest(reason, field) from None
         beside.replace(file)
         return digest
+
+    def _check_room(self, file: Path, size: int) -> None:
+        if file.exists() or not file.parent.exists():
+            return
+        used = sum(entry.stat().st_size for entry in os.scandir(file.parent))
+        if used + size > self._limits.target_bytes:
+            raise Unavailable(
+                f"targets take {used} bytes, and limits.target_bytes of this service is {self._limits.target_bytes}: "
+                f"name a target that is there, or ask the operator for room",
+                retry_after_s=3600,
+            )
 
     def _target(self, digest: str, subtask_field: str | None) -> Target:
         return Target(path=str(self._rows_file(digest)), format="jsonl", subtask_field=subtask_field)
