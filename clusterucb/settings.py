@@ -85,13 +85,18 @@ def build_service_config(tree: Tree, overrides: Sequence[str] = ()) -> ServiceCo
 
 
 def _validated(schema: type[_Root], tree: Tree, overrides: Sequence[str]) -> _Root:
+    try:
+        return schema.model_validate(overridden(tree, overrides, schema))
+    except ValidationError as error:
+        raise ConfigError(_explain(error, schema)) from None
+
+
+def overridden(tree: Tree, overrides: Sequence[str], schema: type[BaseModel]) -> Tree:
+    """Apply `a.b=c` overrides to a parsed tree of any schema, and name the kinds that are left to their defaults."""
     for override in overrides:
         _apply(tree, override)
     _name_default_kinds(tree, schema)
-    try:
-        return schema.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, schema)) from None
+    return tree
 
 
 def _apply(tree: Tree, override: str) -> None:

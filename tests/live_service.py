@@ -1,7 +1,7 @@
 """A service on a port of loopback, in a thread of this process: the application as it is, behind a real server."""
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ import httpx2
 import uvicorn
 from selection_cases import small_selection, write_rows
 from service_in_process import InProcessBackend
+from starlette.types import ASGIApp
 
 from clusterucb.config import ServiceConfig
 from clusterucb.settings import build_service_config
@@ -49,13 +50,18 @@ def service_config(folder: Path, **more: object) -> ServiceConfig:
 
 
 @contextmanager
-def live_service(config: ServiceConfig, hold: bool = False) -> Generator[LiveService]:
-    """Serve until the block ends, with a token each for ann and bob (submit), eve (read) and root (admin)."""
+def live_service(
+    config: ServiceConfig, hold: bool = False, wrap: Callable[[ASGIApp], ASGIApp] = lambda app: app
+) -> Generator[LiveService]:
+    """Serve until the block ends, with a token each for ann and bob (submit), eve (read) and root (admin).
+
+    `wrap` puts something between the network and the application.
+    """
     tokens = TokenFile(tokens_path(config))
     scopes = {"ann": "submit", "bob": "submit", "eve": "read", "root": "admin"}
     secrets = {name: tokens.make(name, scope)[1] for name, scope in scopes.items()}
     backend = InProcessBackend(config, hold)
-    app = create_app(config, backend, tokens)
+    app = wrap(create_app(config, backend, tokens))
     settings = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="off")
     server = uvicorn.Server(settings)
     socket = server.config.bind_socket()
