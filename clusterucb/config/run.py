@@ -3,6 +3,7 @@
 from pydantic import model_validator
 
 from clusterucb.config.features import Clusters, Features, HiddenFeatures
+from clusterucb.config.gates import Gates
 from clusterucb.config.gradients import Gradients
 from clusterucb.config.inputs import Model, Rows, Target, Tokens
 from clusterucb.config.outcome import Audit, Selection
@@ -19,6 +20,7 @@ class RunConfig(Section):
     target: Target
     model: Model
     tokens: Tokens = Tokens()
+    gates: Gates = Gates()
     gradients: Gradients = Gradients()
     features: Features = HiddenFeatures()
     clusters: Clusters = Clusters()

@@ -1,8 +1,8 @@
 """From a raw row to a chat: `messages`, or `prompt` and `completion`.
 
-Invariant: a chat that leaves this module has known roles, text that can be encoded as UTF-8, and at least one
-assistant message with something in it. Everything else is a `DataError` that names the field and the way out; the
-caller adds where the row stands.
+Invariant: a chat that leaves this module has known roles, text that can be encoded as UTF-8, and, unless it is only
+looked at, at least one assistant message with something in it. Everything else is a `DataError` that names the field
+and the way out; the caller adds where the row stands.
 """
 
 from collections.abc import Mapping
@@ -23,15 +23,20 @@ class Message:
     content: str
 
 
-def parse_messages(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """Return the chat of a row; `messages` wins where a row also carries a `prompt`, as several public sets do."""
+def parse_messages(row: Mapping[str, Any], answered: bool = True) -> tuple[Message, ...]:
+    """Return the chat of a row; `messages` wins where a row also carries a `prompt`, as several public sets do.
+
+    A row that is only looked at, not learnt from, needs no answer: `answered=False`, and a `prompt` may stand alone.
+    """
     if row.get("messages") is not None:
         messages = _message_list(row["messages"], "messages")
     elif row.get("prompt") is not None and row.get("completion") is not None:
         messages = (*_side(row["prompt"], "prompt", "user"), *_side(row["completion"], "completion", "assistant"))
+    elif row.get("prompt") is not None and not answered:
+        messages = _side(row["prompt"], "prompt", "user")
     else:
         raise DataError(_missing(row))
-    if not any(message.role == "assistant" and message.content.strip() for message in messages):
+    if answered and not any(message.role == "assistant" and message.content.strip() for message in messages):
         raise DataError("messages hold no assistant message with text, so there is nothing to learn: remove the row")
     return messages
 

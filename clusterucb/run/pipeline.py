@@ -23,6 +23,7 @@ from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStar
 from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_parts
 from clusterucb.run.feature_stage import feature_stages, feature_store
 from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.gating import read_gates
 from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.preparation import open_prepared
 from clusterucb.run.prior_knowledge import known_of
@@ -207,6 +208,7 @@ class SelectionRun:
             self._recall(drawn, len(subset)),
             ledger([cost for cost in costs if cost.samples], usable, int(pool.lengths_N[self._usable_N].sum())),
             self.workers,
+            gated.counts if (gated := read_gates(self.folder)) is not None else (),
         )
         write_atomically(self.folder.summary_file, summary.model_dump_json(indent=1) + "\n")
         for path in (self.folder.scores_file, self.folder.selection_file, self.folder.summary_file):

@@ -19,6 +19,8 @@ from clusterucb.errors import ConfigError, DataError
 from clusterucb.features.clustering import resolve_k
 from clusterucb.run.feature_parts import parts_in_use
 from clusterucb.run.feature_preparation import check_parts, prepare_parts, tokenise_parts
+from clusterucb.run.gating import NAME as GATES
+from clusterucb.run.gating import gate, kept, read_gates
 from clusterucb.run.lease import Lease, in_use
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.tokenisation import Progress, token_store
@@ -46,7 +48,7 @@ class Claim:
         if folder.remote is not None:
             folder.remote.clear()
             return
-        for path in (folder.config_file, folder.events_file):
+        for path in (folder.config_file, folder.events_file, folder.gates_file):
             path.unlink(missing_ok=True)
         shutil.rmtree(folder.state, ignore_errors=True)
         for path in (folder.path, *folder.path.parents):
@@ -72,9 +74,10 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
     shares = check_parts(config, shape)
     claim = Claim(config, folder)
     try:
-        stores = ("pool", "target", *(part.own_tokens for part in parts_in_use(config) if part.own_tokens))
+        own = (part.own_tokens for part in parts_in_use(config) if part.own_tokens)
+        stores = ("pool", "target", *((GATES,) if config.gates.active else ()), *own)
         with _alone(folder, stores, progress) as watched:
-            prepared = _tokenise_both(config, folder, watched, claim)
+            prepared = _gated(config, folder, watched, _tokenise_both(config, folder, watched, claim))
             notes = tokenise_parts(config, folder, watched)
         check_sizes(config, prepared.pool, prepared.target)
         _check_positions(config, shape.max_positions, prepared)
@@ -123,8 +126,8 @@ def _check_positions(config: RunConfig, positions: int | None, prepared: Prepare
 
 
 def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
-    """Open pool and target of a prepared run folder."""
-    return TokenStore.open(folder.state / "pool"), TokenStore.open(folder.state / "target")
+    """Open pool and target of a prepared run folder; rows that left by the gates are not usable."""
+    return kept(folder, TokenStore.open(folder.state / "pool")), TokenStore.open(folder.state / "target")
 
 
 def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
@@ -133,6 +136,14 @@ def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, cla
     pool = token_store(config.pool, encoder, folder, "pool", progress)
     notes = (*encoder.notes, *_notes("pool", pool), *_notes("target", target))
     return Prepared(pool, target, claim, notes)
+
+
+def _gated(config: RunConfig, folder: RunFolder, progress: Progress, prepared: Prepared) -> Prepared:
+    """Have rows leave by the gates."""
+    gate(config, prepared.pool, prepared.target, folder, progress)
+    gated = read_gates(folder)
+    notes = gated.notes if gated is not None else ()
+    return replace(prepared, pool=kept(folder, prepared.pool), notes=(*prepared.notes, *notes))
 
 
 def _notes(name: str, store: TokenStore) -> list[str]:
@@ -156,7 +167,10 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
     """Refuse budgets, cluster counts and selections that the pool cannot carry."""
     usable = int(pool.usable_N.sum())
     if usable == 0:
-        raise DataError(f"{config.pool.path} has no usable sample: all {pool.num_samples} lack labels or are too long")
+        raise DataError(
+            f"{config.pool.path} has no usable sample: all {pool.num_samples} lack labels, are too long or left by the "
+            f"gates"
+        )
     if not target.usable_N.any():
         raise DataError(
             f"{config.target.path} has no usable example: all {target.num_samples} lack labels or are too long"

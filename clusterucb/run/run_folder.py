@@ -75,6 +75,7 @@ class RunFolder:
         self.selection_file = path / "selection.jsonl"
         self.scores_file = path / "scores.parquet"
         self.summary_file = path / "summary.json"
+        self.gates_file = path / "gates.jsonl"
         self.report_file = path / "report.html"
         self.state = path / "state"
         self.cancel_file = self.state / "cancel"

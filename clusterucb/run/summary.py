@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from clusterucb.audit import AuditEstimate
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.costs import CostLedger
+from clusterucb.run.gating import GateCount
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.selection import SelectedSubset
 from clusterucb.types import IntArray, WorkerInfo
@@ -61,6 +62,8 @@ class Summary(_Part):
     usable: int
     truncated: int
     excluded: dict[str, int]
+    gates: tuple[GateCount, ...] = ()
+    """Copies, near-copies and held-out rows: found in the pool, and left by the gates."""
     target_examples: int
     subtasks: tuple[str, ...]
     scored: int
@@ -99,6 +102,7 @@ def summarise(
     audit: AuditEstimate | None,
     cost: CostLedger,
     workers: Iterable[WorkerInfo],
+    gates: tuple[GateCount, ...] = (),
 ) -> Summary:
     """Put a finished run into words and numbers."""
     excluded = Counter(failure.reason for failure in (*pool.failures, *everything.failures))
@@ -112,6 +116,7 @@ def summarise(
         usable=int(pool.usable_N.sum()),
         truncated=pool.num_truncated,
         excluded=dict(sorted(excluded.items())),
+        gates=gates,
         target_examples=int(target.usable_N.sum()),
         subtasks=subtasks,
         scored=len(drawn.samples_B),
