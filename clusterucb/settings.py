@@ -29,6 +29,7 @@ from clusterucb.errors import ConfigError
 
 Tree = dict[str, Any]
 _Root = typing.TypeVar("_Root", RunConfig, ServiceConfig)
+_Rows = typing.TypeVar("_Rows", bound=Rows)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -232,7 +233,8 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(
         update={
             "pool": _rows_moved(config.pool),
-            "target": _rows_moved(config.target),
+            "target": None if config.target is None else _rows_moved(config.target),
+            "targets": tuple(_rows_moved(target) for target in config.targets),
             "model": _model_moved(config.model),
             "features": _features_moved(config.features),
         }
@@ -243,7 +245,7 @@ def _absolute(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path is not None and Path(path).exists() else path
 
 
-def _rows_moved(rows: Rows) -> Rows:
+def _rows_moved(rows: _Rows) -> _Rows:
     return rows.model_copy(update={"path": _absolute(rows.path)})
 
 

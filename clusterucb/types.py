@@ -94,6 +94,7 @@ class Observations:
 
     samples_B: IntArray
     rewards_B: npt.NDArray[np.float64]
+    """One a draw; B x M where there are M targets."""
     failed: tuple[int, ...] = ()
 
 

@@ -25,9 +25,9 @@ _HEAD = """# Configuration
 <!-- written by docs/build_configuration.py from clusterucb/config -->
 
 One schema is the YAML file, `--set key=value` and the HTTP body alike: defaults, then the file, then `--set` or the
-body. Only `pool.path`, `target.path` and `model.base` must be given. An unknown key is an error that names the nearest
-valid one. Where a part has several kinds, settings given without `kind` mean the default kind. Every section but
-`workers` is part of what is computed: a run folder is resumed only with the same values.
+body. Only `pool.path`, `target.path` (or a list of `targets`) and `model.base` must be given. An unknown key is an
+error that names the nearest valid one. Where a part has several kinds, settings given without `kind` mean the default
+kind. Every section but `workers` is part of what is computed: a run folder is resumed only with the same values.
 """
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
 _BOUNDS = (
@@ -54,7 +54,8 @@ def build() -> str:
 def _part(key: str, field: FieldInfo, depth: int) -> Iterator[str]:
     """Yield the chapter of a section, or of every kind of a union, and of the sections inside."""
     sections = _sections(field.annotation)
-    if not sections or typing.get_origin(field.annotation) is tuple:  # a list's sections have chapters of their own
+    several = typing.get_origin(field.annotation) is tuple
+    if not sections or (several and len(sections) > 1):  # the kinds of such a list have chapters of their own
         return
     yield f"{'#' * depth} {key}\n"
     if len(sections) == 1:

@@ -33,6 +33,7 @@ from clusterucb.run.prior_knowledge import known_beside, sources_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.target_columns import target_columns
 from clusterucb.run.target_stage import load_bank
 from clusterucb.search.predictive import Columns, Knowledge
 
@@ -122,7 +123,9 @@ def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatur
         config, bank = folder.read_config(), load_bank(reference.state)
         part = feature_parts(config.features)[0]
         matrix_NF = store.matrix()
-        columns = known_beside(part.features, part.name, folder.state, config.gradients, matrix_NF, bank).columns
+        targets = target_columns(config, bank.subtasks)
+        beside = known_beside(part.features, part.name, folder.state, config.gradients, matrix_NF, bank, targets)
+        columns = beside.columns
     return PoolFeatures(kind, store.matrix(), usable_N, cost, Knowledge((), columns, (sources_of(pool),)))
 
 

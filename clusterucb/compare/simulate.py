@@ -26,7 +26,7 @@ class SimulatedRun:
 
 
 def drive(search: Search, rewards_N: npt.NDArray[np.float64]) -> IntArray:
-    """Drive a search to its end, answering from a table, and return what was observed. NaN marks samples that fail."""
+    """Drive a search to its end, answering from a table (N, or N x M), and return what was observed. NaN: it fails."""
     drawn: list[IntArray] = []
     while not search.done:
         planned = search.ask()
@@ -37,7 +37,8 @@ def drive(search: Search, rewards_N: npt.NDArray[np.float64]) -> IntArray:
         for planned in rounds:
             rewards_B = rewards_N[planned.samples_B]
             search.tell(planned.index, Observations(planned.samples_B, rewards_B))
-            drawn.append(planned.samples_B[np.isfinite(rewards_B)])
+            finite_B = np.isfinite(rewards_B.reshape(len(rewards_B), -1)).all(axis=1)
+            drawn.append(planned.samples_B[finite_B])
     return np.concatenate(drawn)
 
 

@@ -31,7 +31,7 @@ from clusterucb.config.gradients import (
     RademacherSketch,
     Sketch,
 )
-from clusterucb.config.inputs import Lora, Model, Rows, Target, Tokens
+from clusterucb.config.inputs import Lora, Model, NamedTarget, Rows, Target, Tokens
 from clusterucb.config.outcome import Audit, Selection
 from clusterucb.config.run import RunConfig
 from clusterucb.config.search import (
@@ -86,6 +86,7 @@ __all__ = [
     "Lora",
     "Model",
     "Name",
+    "NamedTarget",
     "NearDuplicates",
     "NoSketch",
     "OutputGradientFeatures",

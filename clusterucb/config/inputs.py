@@ -36,6 +36,15 @@ class Target(Rows):
     """Field that groups the examples in subtasks; none means one subtask. The influence is the maximum over them."""
 
 
+class NamedTarget(Target):
+    """One of several targets that share a run's draws."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What its columns and its selection are called."""
+    weight: float = Field(default=1.0, gt=0)
+    """Its part of the draws, and of the joint selection, against the other targets'."""
+
+
 class Lora(Section):
     """A fresh, seeded LoRA adapter, used where no trained one is given."""
 

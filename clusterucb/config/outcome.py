@@ -12,6 +12,9 @@ class Selection(Section):
 
     share: Share | None = None
     count: int | None = Field(default=None, ge=1)
+    joint: Literal["round_robin", "mean", "max"] = "round_robin"
+    """How several targets make one selection: in turns, each taking its next best sample; or by the mean or the largest
+    of the rewards, each standardised over what was scored."""
     max_per_source: Share | None = None
     """At most this share of the selection from one source."""
 

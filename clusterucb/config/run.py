@@ -5,7 +5,7 @@ from pydantic import model_validator
 from clusterucb.config.features import Clusters, Features, HiddenFeatures
 from clusterucb.config.gates import Gates
 from clusterucb.config.gradients import Gradients
-from clusterucb.config.inputs import Model, Rows, Target, Tokens
+from clusterucb.config.inputs import Model, NamedTarget, Rows, Target, Tokens
 from clusterucb.config.outcome import Audit, Selection
 from clusterucb.config.search import Search
 from clusterucb.config.section import Section, Seed
@@ -17,7 +17,10 @@ class RunConfig(Section):
     """One selection: pool, target, model and how the budget is spent."""
 
     pool: Rows
-    target: Target
+    target: Target | None = None
+    """The one target; `targets` where there are several."""
+    targets: tuple[NamedTarget, ...] = ()
+    """Several targets that share one budget: every draw is scored against all of them."""
     model: Model
     tokens: Tokens = Tokens()
     gates: Gates = Gates()
@@ -31,6 +34,24 @@ class RunConfig(Section):
     warmup: Warmup = Warmup()
     workers: Workers = Workers()
     seed: Seed = 0
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each target, in their order."""
+        return tuple(target.weight for target in self.targets) or (1.0,)
+
+    @model_validator(mode="after")
+    def _targets_are_there(self) -> "RunConfig":
+        if (self.target is None) == (not self.targets):
+            raise ValueError(
+                "target is missing: give the examples of the skill as target, or several as targets"
+                if self.target is None
+                else "target and targets are both set: keep one"
+            )
+        names = [target.name for target in self.targets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"targets has {twice[0]!r} twice: give every target a name of its own")
+        return self
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "RunConfig":

@@ -99,6 +99,16 @@ class RowReader:
         names.check_spelling(self.config.path)
         self.skipped, self._finished = skipped, index
 
+    @property
+    def name(self) -> str:
+        """Where the rows come from."""
+        return self.config.path
+
+    @property
+    def skips_bad(self) -> bool:
+        """Whether bad rows are left out."""
+        return self.config.on_bad_row == "skip"
+
     def __len__(self) -> int:
         """Number of usable rows; needs a pass over the files unless one was made."""
         return len(self._index())

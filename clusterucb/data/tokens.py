@@ -14,18 +14,40 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from clusterucb.data.chat import ChatEncoder, Encoded
-from clusterucb.data.rows import Row, RowReader, Skipped
+from clusterucb.data.rows import Row, Skipped
 from clusterucb.data.texts import Texts
 from clusterucb.data.token_files import FORMAT, TokenWriter, mapped, read_meta, read_table
 from clusterucb.errors import DataError
 from clusterucb.types import Failure, IntArray, Reason, TokenBatch
+
+
+class RowSource(Protocol):
+    """Rows to tokenise: a reader, or several side by side."""
+
+    skipped: list[Skipped]
+
+    @property
+    def name(self) -> str:
+        """Where they come from, for messages."""
+        ...
+
+    @property
+    def skips_bad(self) -> bool:
+        """Whether a row that a template refuses fails alone, instead of everything."""
+        ...
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+    def fingerprint(self) -> str:
+        """Hash what is read."""
+        ...
 
 
 class TokenStore:
@@ -84,14 +106,14 @@ class TokenStore:
                 yield Skipped(**json.loads(line))
 
 
-def pool_fingerprint(reader: RowReader, encoder: ChatEncoder) -> str:
+def pool_fingerprint(reader: RowSource, encoder: ChatEncoder) -> str:
     """Name what a store of these rows and this encoder would hold: a store that bears this name need not be rebuilt."""
     parts = f"{FORMAT} {reader.fingerprint()} {encoder.identity}"
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def tokenise(
-    reader: RowReader,
+    reader: RowSource,
     encoder: ChatEncoder,
     folder: Path,
     fingerprint: str,
@@ -108,7 +130,7 @@ def tokenise(
     partial.mkdir(parents=True)
     with TokenWriter(partial) as writer:
         for row in reader:
-            encoded, failure = _encode(row, encoder, reader.config.on_bad_row)
+            encoded, failure = _encode(row, encoder, reader.skips_bad)
             writer.add(row, encoded, *failure)
             if progress is not None and writer.num_samples % 256 == 0:
                 progress(writer.num_samples)
@@ -117,7 +139,7 @@ def tokenise(
         progress(writer.num_samples)
     if not writer.num_usable:
         raise DataError(
-            f"no sample of {reader.config.path} can be used: all {writer.num_samples} have no label tokens within "
+            f"no sample of {reader.name} can be used: all {writer.num_samples} have no label tokens within "
             f"tokens.max_length ({encoder.config.max_length}) or are too long: raise it, or change tokens.truncation "
             f"({encoder.config.truncation})"
         )
@@ -127,12 +149,12 @@ def tokenise(
     return TokenStore.open(folder)
 
 
-def _encode(row: Row, encoder: ChatEncoder, on_bad_row: str) -> tuple[Encoded, tuple[str, str]]:
+def _encode(row: Row, encoder: ChatEncoder, skips_bad: bool) -> tuple[Encoded, tuple[str, str]]:
     """Return the encoded row and, where it cannot be used, the reason and a detail."""
     try:
         encoded = encoder.encode(row.messages)
     except DataError as error:
-        if on_bad_row == "error":
+        if not skips_bad:
             raise DataError(f"{row.location}: {error}; on_bad_row: skip leaves such rows out") from error
         nothing = Encoded(np.empty(0, np.int32), np.empty(0, np.bool_), truncated=False, num_tokens_full=0)
         return nothing, ("no_label_tokens", str(error))

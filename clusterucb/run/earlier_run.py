@@ -100,14 +100,16 @@ class EarlierRun:
             found_NS[at_B[at_B >= 0]] = scores.influence_BS[at_B >= 0]
         return found_NS
 
-    def prediction_N1(self) -> FloatArray:
-        """Return the rewards that it predicted at its end, NaN where it predicted none."""
-        found_N1 = np.full((self._num_samples, 1), np.nan, dtype=np.float32)
+    def prediction_NM(self) -> FloatArray:
+        """Return the rewards that it predicted at its end, one a target, NaN where it predicted none."""
         path = predictions_file(self._state)
-        if path.exists():
-            known = np.flatnonzero(self._here_M >= 0)
-            found_N1[self._here_M[known], 0] = np.load(path, mmap_mode="r")[known]
-        return found_N1
+        if not path.exists():
+            return np.full((self._num_samples, 1), np.nan, dtype=np.float32)
+        predicted = np.load(path, mmap_mode="r").reshape(len(self._here_M), -1)
+        found_NM = np.full((self._num_samples, predicted.shape[1]), np.nan, dtype=np.float32)
+        known = np.flatnonzero(self._here_M >= 0)
+        found_NM[self._here_M[known]] = predicted[known]
+        return found_NM
 
     def _inherited(self) -> Iterator[tuple[IntArray, HalfArray]]:
         for part in feature_parts(self._config.features):
@@ -126,7 +128,7 @@ def keep_beside(run: EarlierRun, name: str, folder: RunFolder) -> None:
     write_atomically(_record(folder.state, name), run.space.model_dump_json())
     beside = _beside(folder.state, name)
     with replacing(beside) as partial, partial.open("wb") as file:
-        np.savez(file, influence=run.influence_NS(), prediction=run.prediction_N1())
+        np.savez(file, influence=run.influence_NS(), prediction=run.prediction_NM())
     for path in (_record(folder.state, name), beside):
         folder.replica.put(path)
 

@@ -7,6 +7,7 @@ withdrawn.
 from clusterucb.checkpoint.model import ModelShape, check_model, describe, load_tokenizer
 from clusterucb.config import EmbeddingFeatures, Feature, HiddenFeatures, ProxyFeatures, RunConfig
 from clusterucb.data.chat import ChatEncoder
+from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import ModelError
 from clusterucb.features.embedding import check_encoder
@@ -38,7 +39,7 @@ def tokenise_parts(config: RunConfig, folder: RunFolder, progress: Progress) -> 
             model = proxy_model(part.features)
             positions = describe(model, proxy_gradients(part.features)).max_positions
             encoder = ChatEncoder(load_tokenizer(model), proxy_tokens(part.features, config.tokens, positions))
-            store = token_store(config.pool, encoder, folder, part.own_tokens, progress)
+            store = token_store(read_rows(config.pool), encoder, folder, part.own_tokens, progress)
             notes += [f"{part.name}: {note}" for note in encoder.notes]
             notes.append(f"{part.name}: {len(store.failures)} of {store.num_samples} samples have no tokens with loss")
     return tuple(notes)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clusterucb.config import Policy, RunConfig
 from clusterucb.data.rows import read_rows
+from clusterucb.data.target_rows import examples
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import RunFolderError
 from clusterucb.gates.findings import GATES, Finding, Gate, Verdicts
@@ -90,7 +91,7 @@ def gate(config: RunConfig, pool: TokenStore, target: TokenStore, folder: RunFol
         verdicts = judge(
             config.gates,
             (row.messages for row in read_rows(config.pool)),
-            (row.messages for row in read_rows(config.target)),
+            (row.messages for row in examples(config)),
             pool.usable_N,
             waiting,
             lambda rows: progress("pool for duplicates", rows),

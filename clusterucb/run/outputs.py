@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.disk import replacing
 from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.shared_scores import SharedScores
 from clusterucb.selection import SelectedSubset
 from clusterucb.types import IntArray
 
@@ -39,8 +40,12 @@ def write_scores(
     subtasks: Sequence[str],
     labels_N: npt.NDArray[np.int32] | None,
     subset: SelectedSubset,
+    shared: SharedScores | None = None,
 ) -> None:
-    """Write one row a scored sample, in pool order; `influence` is the maximum over the subtask columns."""
+    """Write one row a scored sample, in pool order; `influence` is the maximum over the subtask columns.
+
+    With several targets it is that of the target which the sample serves best, and every target has columns of its own.
+    """
     samples = table.samples_B
     cluster_B = np.full(len(samples), -1, np.int32) if labels_N is None else labels_N[samples]
     columns: dict[str, Any] = {
@@ -57,6 +62,12 @@ def write_scores(
         "num_tokens": pool.lengths_N[samples].astype(np.int32),
         "num_label_tokens": pool.label_counts_N[samples].astype(np.int32),
     }
+    if shared is not None:
+        columns |= {"influence": shared.influence_B, "subtask": pa.array(shared.subtasks, pa.string())}
+        columns |= {"target": pa.array(shared.targets, pa.string())}
+        for name, own, chosen in shared.by_target:
+            columns |= {f"influence/{name}": own.reward_B.astype(np.float32)}
+            columns |= {f"rank/{name}": pa.array(ranks_of(own, chosen), pa.int32())}
     if len(subtasks) > 1:
         columns |= {f"influence/{name}": table.influence_BS[:, s] for s, name in enumerate(subtasks)}
     with replacing(path) as beside:
@@ -71,6 +82,7 @@ def write_selection(
     subtasks: Sequence[str],
     labels_N: npt.NDArray[np.int32] | None,
     subset: SelectedSubset,
+    shared: SharedScores | None = None,
 ) -> None:
     """Write the selected rows, best first: the original fields untouched, and one more, `clusterucb`."""
     at = np.searchsorted(table.samples_B, subset.samples_B)
@@ -86,4 +98,6 @@ def write_selection(
                 "cluster": None if labels_N is None else int(labels_N[sample]),
                 "round": int(table.round_B[position]),
             }
+            if shared is not None:
+                provenance |= shared.provenance(int(position), float(subset.rewards_B[rank - 1]))
             file.write(json.dumps(row | {"clusterucb": provenance}, ensure_ascii=False) + "\n")

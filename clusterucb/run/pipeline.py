@@ -16,6 +16,7 @@ from clusterucb.data.rows import read_rows
 from clusterucb.errors import DataError
 from clusterucb.features.clustering import fit, resolve_k
 from clusterucb.gradients.targets import TargetBank
+from clusterucb.joint import Scale
 from clusterucb.run.costs import ledger, saved_costs, scored_cost
 from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.earlier_run import predictions_file
@@ -30,14 +31,16 @@ from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreLog
 from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.shared_scores import SharedScores, joint_rewards, rewards_BM
 from clusterucb.run.stages import SearchStage, score_stage
 from clusterucb.run.streams import Streams
-from clusterucb.run.summary import summarise
+from clusterucb.run.summary import TargetOutcome, recall_of, summarise
+from clusterucb.run.target_columns import TargetColumns, target_columns
 from clusterucb.run.target_stage import load_bank, target_stage
 from clusterucb.run.tasks import Stage
 from clusterucb.search import Search
 from clusterucb.search.predictive import Knowledge
-from clusterucb.selection import select
+from clusterucb.selection import SelectedSubset, select
 from clusterucb.types import Clusters, IntArray, WorkerInfo
 
 Labels = npt.NDArray[np.int32]
@@ -63,6 +66,11 @@ class SelectionRun:
         """The target bank; there once the target stage is drained."""
         assert self._bank is not None, "the target stage comes first"
         return self._bank
+
+    @property
+    def targets(self) -> tuple[TargetColumns, ...]:
+        """The targets, and which columns of the influence are theirs."""
+        return target_columns(self.config, self.bank.subtasks)
 
     def stages(self) -> Iterator[Stage]:
         """Yield the stages in order. Drain each before asking for the next."""
@@ -115,7 +123,7 @@ class SelectionRun:
         config = self.config
         if config.search.allocator.kind != "predictive":
             return None
-        known, notes = known_of(parts, stores, self.folder.state, config.gradients, self._pool, self.bank)
+        known, notes = known_of(parts, stores, self.folder.state, config.gradients, self._pool, self.bank, self.targets)
         for note in notes:
             self._note(note)
         return known
@@ -138,9 +146,10 @@ class SelectionRun:
     def _search(self, labels_N: Labels, known: Knowledge | None = None) -> Iterator[Stage]:
         usable = int((labels_N >= 0).sum())
         share = self.config.selection.size(usable) / usable
-        search = Search(labels_N, self.config.search, share, self._streams.search, known)
+        search = Search(labels_N, self.config.search, share, self._streams.search, known, self.config.weights)
         batch_tokens = self.config.gradients.batch_tokens
-        stage = SearchStage(search, self._pool, batch_tokens, self.bank.fingerprint, self._log, self._emit)
+        bank, log = self.bank.fingerprint, self._log
+        stage = SearchStage(search, self._pool, batch_tokens, bank, self.targets, log, self._emit)
         yield from self._announced(stage, search.ledger.limit)
         predicted_N = search.predictions()
         if predicted_N is not None:
@@ -187,11 +196,19 @@ class SelectionRun:
             )
             wanted = len(drawn.samples_B)
         asked = config.selection.model_copy(update={"share": None, "count": wanted})
-        subset = select(drawn.samples_B, drawn.reward_B, ids, sources, asked, usable)
-        subtasks = self.bank.subtasks
-        write_scores(self.folder.scores_file, pool, everything, subtasks, labels_N, subset)
-        rows = read_rows(config.pool).raw(subset.samples_B.tolist())
-        write_selection(self.folder.selection_file, rows, pool, drawn, subtasks, labels_N, subset)
+        subtasks, targets, joint = self.bank.subtasks, self.targets, config.selection.joint
+        subset = select(drawn.samples_B, joint_rewards(drawn, targets, joint), ids, sources, asked, usable)
+        own = [select(drawn.samples_B, t.of(drawn).reward_B, ids, sources, asked, usable) for t in targets]
+        scale = Scale.of(rewards_BM(drawn, targets))
+        shared = [SharedScores.of(t, targets, own, scale) if config.targets else None for t in (everything, drawn)]
+        write_scores(self.folder.scores_file, pool, everything, subtasks, labels_N, subset, shared[0])
+        reader = read_rows(config.pool)
+        rows = reader.raw(subset.samples_B.tolist())
+        write_selection(self.folder.selection_file, rows, pool, drawn, subtasks, labels_N, subset, shared[1])
+        for target, chosen in zip(targets, own, strict=True) if config.targets else ():
+            path, rows = self.folder.selection_file_of(target.name), reader.raw(chosen.samples_B.tolist())
+            write_selection(path, rows, pool, target.of(drawn), target.subtasks, labels_N, chosen)
+            self.folder.replica.put(path)
         costs = [
             *saved_costs(self.folder),
             *(scored_cost(s, self._log, pool) for s in ("pool", "search", "audit")),
@@ -205,7 +222,8 @@ class SelectionRun:
             drawn,
             everything,
             subset,
-            self._recall(drawn, len(subset)),
+            None if config.targets else self._recall(drawn, len(subset)),
+            tuple(self._outcome(*each, subset, drawn) for each in zip(targets, own, strict=True) if config.targets),
             ledger([cost for cost in costs if cost.samples], usable, int(pool.lengths_N[self._usable_N].sum())),
             self.workers,
             gated.counts if (gated := read_gates(self.folder)) is not None else (),
@@ -215,8 +233,24 @@ class SelectionRun:
             self.folder.replica.put(path)
         self._emit(Finished(selected=len(subset), scored=len(drawn.samples_B)))
 
-    def _recall(self, drawn: ScoreTable, k: int) -> audit.AuditEstimate | None:
+    def _outcome(
+        self, target: TargetColumns, chosen: SelectedSubset, subset: SelectedSubset, drawn: ScoreTable
+    ) -> TargetOutcome:
+        return TargetOutcome(
+            name=target.name,
+            weight=target.weight,
+            subtasks=target.subtasks,
+            selected=len(chosen),
+            threshold=chosen.threshold,
+            in_joint=int(np.isin(chosen.samples_B, subset.samples_B).sum()),
+            audit=recall_of(self._recall(drawn, len(chosen), target)),
+        )
+
+    def _recall(self, drawn: ScoreTable, k: int, target: TargetColumns | None = None) -> audit.AuditEstimate | None:
+        """Estimate how much of the top k was drawn: for one target of several, by its rewards."""
         undrawn, audited = self._undrawn(drawn), self._table("audit")
+        if target is not None:
+            drawn, audited = target.of(drawn), target.of(audited)
         failed = len(audited.failures)
         rewards = np.concatenate([audited.reward_B, np.full(failed, np.nan)])
         if len(undrawn) and not len(rewards):

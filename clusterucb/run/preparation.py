@@ -14,6 +14,8 @@ import numpy as np
 from clusterucb.checkpoint.model import check_model, describe, load_tokenizer
 from clusterucb.config import RunConfig
 from clusterucb.data.chat import ChatEncoder
+from clusterucb.data.rows import read_rows
+from clusterucb.data.target_rows import examples
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import ConfigError, DataError
 from clusterucb.features.clustering import resolve_k
@@ -132,8 +134,8 @@ def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
 
 def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
     encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
-    target = token_store(config.target, encoder, folder, "target", progress)
-    pool = token_store(config.pool, encoder, folder, "pool", progress)
+    target = token_store(examples(config), encoder, folder, "target", progress)
+    pool = token_store(read_rows(config.pool), encoder, folder, "pool", progress)
     notes = (*encoder.notes, *_notes("pool", pool), *_notes("target", target))
     return Prepared(pool, target, claim, notes)
 
@@ -173,13 +175,13 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
         )
     if not target.usable_N.any():
         raise DataError(
-            f"{config.target.path} has no usable example: all {target.num_samples} lack labels or are too long"
+            f"{examples(config).name} has no usable example: all {target.num_samples} lack labels or are too long"
         )
     for name, rows in target_subtasks(target).items():
         if not target.usable_N[rows].any():
             raise DataError(
-                f"{config.target.path}: subtask {name!r} has no usable example, all {len(rows)} lack labels or are too "
-                f"long: raise tokens.max_length ({config.tokens.max_length}), or change or remove them"
+                f"{examples(config).name}: subtask {name!r} has no usable example, all {len(rows)} lack labels or are "
+                f"too long: raise tokens.max_length ({config.tokens.max_length}), or change or remove them"
             )
     budget = usable if config.search.allocator.kind == "exhaustive" else int(config.search.budget * usable + 1e-9)
     if config.selection.size(usable) > budget:

@@ -21,6 +21,7 @@ from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.earlier_run import SketchSpace, kept_beside
 from clusterucb.run.feature_parts import PreparedPart
 from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.target_columns import TargetColumns
 from clusterucb.search.predictive import Columns, Factor, Knowledge
 from clusterucb.types import HalfArray
 
@@ -41,9 +42,15 @@ def sources_of(pool: TokenStore) -> Factor:
 
 
 def known_beside(
-    features: Feature, name: str, state: Path, gradients: Gradients, matrix_NF: HalfArray, bank: TargetBank
+    features: Feature,
+    name: str,
+    state: Path,
+    gradients: Gradients,
+    matrix_NF: HalfArray,
+    bank: TargetBank,
+    targets: Sequence[TargetColumns],
 ) -> Beside:
-    """Return what an earlier run left beside its sketches, and their products with the target of this one.
+    """Return what an earlier run left beside its sketches, and their products with each target of this one.
 
     There are no products, but a note, where the sketches are of another map or of other parameters, or nothing says.
     """
@@ -56,7 +63,8 @@ def known_beside(
         return Beside(columns, f"{name}: gradients.sketch is none, so old sketches are not matched with the target")
     if differs := SketchSpace.of(gradients, bank).differs(space):
         return Beside(columns, f"{name}: old sketches are not matched with the target: {differs}")
-    return Beside((*columns, Columns("match", _match_NS(matrix_NF, bank.sketch_SD.cpu().float().numpy().T))))
+    match_NS = _match_NS(matrix_NF, bank.sketch_SD.cpu().float().numpy().T)
+    return Beside((*columns, *(Columns(f"match {t.name}".rstrip(), match_NS[:, t.columns]) for t in targets)))
 
 
 def known_of(
@@ -66,11 +74,12 @@ def known_of(
     gradients: Gradients,
     pool: TokenStore,
     bank: TargetBank,
+    targets: Sequence[TargetColumns],
 ) -> tuple[Knowledge, tuple[str, ...]]:
     """Return the features of all parts with what stands beside them, and notes."""
     matrices = tuple(store.matrix() for store in stores)
     beside = [
-        known_beside(part.features, part.name, state, gradients, matrix_NF, bank)
+        known_beside(part.features, part.name, state, gradients, matrix_NF, bank, targets)
         for part, matrix_NF in zip(parts, matrices, strict=True)
     ]
     columns = tuple(columns for each in beside for columns in each.columns)

@@ -88,6 +88,10 @@ class RunFolder:
         copy = working_copy(location)
         return RunFolder(copy, Remote(location, copy))
 
+    def selection_file_of(self, target: str) -> Path:
+        """Return the file of one target's own selection, where there are several."""
+        return self.path / f"selection-{target}.jsonl"
+
     @property
     def name(self) -> str:
         """The last part of the location."""

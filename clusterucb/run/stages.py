@@ -13,6 +13,7 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.events import Emit, Progressed, RoundPlanned
 from clusterucb.run.score_log import ScoreLog
+from clusterucb.run.target_columns import TargetColumns
 from clusterucb.run.tasks import Answer, Job, ScoreTask, Stage, Task
 from clusterucb.search import Search
 from clusterucb.types import IntArray, Observations, Round, Scores
@@ -65,26 +66,28 @@ class FixedStage(Stage):
 class _OpenRound:
     """A planned round whose micro-batches are still coming in."""
 
-    def __init__(self, plan: Round) -> None:
+    def __init__(self, plan: Round, targets: Sequence[TargetColumns]) -> None:
         self.plan = plan
-        self.reward: dict[int, float] = {}
+        self.rewards: dict[int, list[float]] = {}
+        self._targets = targets
         self.failed: set[int] = set()
 
     @property
     def complete(self) -> bool:
-        return len(self.reward) + len(self.failed) == len(self.plan.samples_B)
+        return len(self.rewards) + len(self.failed) == len(self.plan.samples_B)
 
     def accept(self, scores: Scores) -> None:
-        rewards = scores.influence_BS.max(axis=1) if len(scores.samples_B) else np.empty(0)
-        self.reward.update(zip(scores.samples_B.tolist(), rewards.tolist(), strict=True))
+        rewards_BM = np.stack([target.rewards_B(scores.influence_BS) for target in self._targets], axis=1)
+        self.rewards.update(zip(scores.samples_B.tolist(), rewards_BM.tolist(), strict=True))
         self.failed.update(failure.sample for failure in scores.failures)
 
     def observations(self) -> Observations:
         """Rewards in planned order."""
-        samples = [sample for sample in self.plan.samples_B.tolist() if sample in self.reward]
+        samples = [sample for sample in self.plan.samples_B.tolist() if sample in self.rewards]
+        rewards = [self.rewards[sample] for sample in samples]
         return Observations(
             samples_B=np.asarray(samples, dtype=np.int64),
-            rewards_B=np.asarray([self.reward[sample] for sample in samples], dtype=np.float64),
+            rewards_B=np.asarray(rewards, dtype=np.float64).reshape(len(samples), len(self._targets)),
             failed=tuple(sample for sample in self.plan.samples_B.tolist() if sample in self.failed),
         )
 
@@ -95,12 +98,20 @@ class SearchStage(Stage):
     name = "search"
 
     def __init__(
-        self, search: Search, pool: TokenStore, batch_tokens: int, bank: str, log: ScoreLog, emit: Emit
+        self,
+        search: Search,
+        pool: TokenStore,
+        batch_tokens: int,
+        bank: str,
+        targets: Sequence[TargetColumns],
+        log: ScoreLog,
+        emit: Emit,
     ) -> None:
         self.search = search
         self._pool = pool
         self._batch_tokens = batch_tokens
         self._bank = bank
+        self._targets = targets
         self._log = log
         self._emit = emit
         self._open: dict[int, _OpenRound] = {}
@@ -146,7 +157,7 @@ class SearchStage(Stage):
         self._emit(
             RoundPlanned(round=plan.index, draws=len(plan.samples_B), arms=arms, remaining=self.search.ledger.remaining)
         )
-        opened = self._open[plan.index] = _OpenRound(plan)
+        opened = self._open[plan.index] = _OpenRound(plan, self._targets)
         for batch in micro_batches(plan.samples_B, self._pool.lengths_N, self._batch_tokens):
             known = self._log.find(self.name, batch)
             if known is not None:

@@ -46,6 +46,19 @@ class Recall(_Part):
     audited: int
 
 
+class TargetOutcome(_Part):
+    """One of several targets: what was selected for it alone, and how much of its own top set was scored."""
+
+    name: str
+    weight: float
+    subtasks: tuple[str, ...]
+    selected: int
+    threshold: float
+    in_joint: int
+    """Of these, how many the joint selection has too."""
+    audit: Recall | None
+
+
 class WorkerUse(_Part):
     """What one worker ran on and its peak memory."""
 
@@ -73,6 +86,9 @@ class Summary(_Part):
     by_cluster: tuple[Share, ...]
     label_tokens: Lengths
     audit: Recall | None
+    """None with several targets: each has its own."""
+    targets: tuple[TargetOutcome, ...]
+    """Of several targets."""
     cost: CostLedger
     workers: tuple[WorkerUse, ...]
 
@@ -90,6 +106,15 @@ def composition(
     return tuple(sorted(shares, key=lambda share: (-share.selected, -share.scored, share.name)))
 
 
+def recall_of(audit: AuditEstimate | None) -> Recall | None:
+    """Put an audit's estimate into the summary's form."""
+    if audit is None:
+        return None
+    return Recall(
+        recall=audit.recall, low=audit.low, high=audit.high, confidence=audit.confidence, audited=audit.audited
+    )
+
+
 def summarise(
     run: str,
     pool: TokenStore,
@@ -100,6 +125,7 @@ def summarise(
     everything: ScoreTable,
     subset: SelectedSubset,
     audit: AuditEstimate | None,
+    targets: tuple[TargetOutcome, ...],
     cost: CostLedger,
     workers: Iterable[WorkerInfo],
     gates: tuple[GateCount, ...] = (),
@@ -128,11 +154,8 @@ def summarise(
             pool=float(np.median(pool.label_counts_N[pool.usable_N])),
             selected=float(np.median(pool.label_counts_N[subset.samples_B])),
         ),
-        audit=None
-        if audit is None
-        else Recall(
-            recall=audit.recall, low=audit.low, high=audit.high, confidence=audit.confidence, audited=audit.audited
-        ),
+        audit=recall_of(audit),
+        targets=targets,
         cost=cost,
         workers=tuple(
             WorkerUse(device=info.device, peak_host_gib=info.peak_host_gib, peak_device_gib=info.peak_device_gib)

@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-from clusterucb.config import Rows
 from clusterucb.data.chat import ChatEncoder
-from clusterucb.data.rows import read_rows
-from clusterucb.data.tokens import TokenStore, pool_fingerprint, tokenise
+from clusterucb.data.tokens import RowSource, TokenStore, pool_fingerprint, tokenise
 from clusterucb.errors import RunFolderError
 from clusterucb.run.disk import writing
 from clusterucb.run.run_folder import RunFolder
@@ -14,9 +12,10 @@ Progress = Callable[[str, int], None]
 """Called with what is being read ("pool", "target") and the rows read so far."""
 
 
-def token_store(rows: Rows, encoder: ChatEncoder, folder: RunFolder, name: str, progress: Progress) -> TokenStore:
+def token_store(
+    reader: RowSource, encoder: ChatEncoder, folder: RunFolder, name: str, progress: Progress
+) -> TokenStore:
     """Tokenise, or reuse what stands there; raises RunFolderError where the rows have changed since."""
-    reader = read_rows(rows)
     fingerprint = pool_fingerprint(reader, encoder)
     path = folder.state / name
     whole = path / "meta.json"
@@ -29,7 +28,7 @@ def token_store(rows: Rows, encoder: ChatEncoder, folder: RunFolder, name: str, 
     store = TokenStore.open(path)
     if store.fingerprint != fingerprint:
         raise RunFolderError(
-            f"{rows.path} or the tokenizer has changed since this run began: give another folder with --out, or put "
+            f"{reader.name} or the tokenizer has changed since this run began: give another folder with --out, or put "
             f"the old ones back"
         )
     return store

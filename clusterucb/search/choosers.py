@@ -1,9 +1,10 @@
 """Who names the samples of a round: the pool's order, the arms' orders, or a prediction of every sample.
 
 Invariant: a sample is named once; what is named depends on configuration, seed and the rewards told before, in the
-order in which they are told.
+order in which they are told. Where several targets share the draws, each decides its part of a round by its weight.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,21 +18,22 @@ from clusterucb.search.order import ArmOrder, PoolOrder
 from clusterucb.search.predictive.chooser import PredictiveChooser
 from clusterucb.search.predictive.known import Knowledge
 from clusterucb.search.rounds import round_size
+from clusterucb.search.shared_draws import shared_draws, shares
 from clusterucb.types import IntArray
 
 
 class Chooser(Protocol):
-    """Names samples; `left` draws can be paid for, `planned` were named so far."""
+    """Names samples; `left` draws can be paid for, `planned` were named so far. `arms` are those of each target."""
 
     def first(self, left: int) -> IntArray:
         """Return round 0."""
         ...
 
-    def further(self, arms: ArmStatistics, planned: int, left: int) -> IntArray:
+    def further(self, arms: Sequence[ArmStatistics], planned: int, left: int) -> IntArray:
         """Return the next round; none where nothing is left to draw."""
         ...
 
-    def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
+    def observe(self, samples_B: IntArray, rewards_BM: Real) -> None:
         """Take the finite rewards of the oldest round not taken so far; samples ascend."""
         ...
 
@@ -40,7 +42,7 @@ class Chooser(Protocol):
         ...
 
     def predictions(self) -> Real | None:
-        """Return the expected reward of every sample; none where nothing is predicted."""
+        """Return the expected reward of every sample, N or N x M; none where nothing is predicted."""
         ...
 
 
@@ -53,10 +55,10 @@ class PoolChooser:
     def first(self, left: int) -> IntArray:
         return self._order.take(left, 0)
 
-    def further(self, arms: ArmStatistics, planned: int, left: int) -> IntArray:
-        return self._order.take(left, int(arms.drawn_K.sum()))
+    def further(self, arms: Sequence[ArmStatistics], planned: int, left: int) -> IntArray:
+        return self._order.take(left, int(arms[0].drawn_K.sum()))
 
-    def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
+    def observe(self, samples_B: IntArray, rewards_BM: Real) -> None:
         pass
 
     def undrawn(self, arms: ArmStatistics) -> IntArray:
@@ -74,17 +76,18 @@ class ArmChooser:
     allocator: Allocator
     cold_K: IntArray
     rounds: config.Rounds
+    weights: tuple[float, ...] = (1.0,)
 
     def first(self, left: int) -> IntArray:
         drawn = np.flatnonzero(self.cold_K)
         return self.order.take(drawn, self.cold_K[drawn], np.zeros_like(self.cold_K))
 
-    def further(self, arms: ArmStatistics, planned: int, left: int) -> IntArray:
+    def further(self, arms: Sequence[ArmStatistics], planned: int, left: int) -> IntArray:
         size = round_size(planned, left, self.rounds)
-        draws = self.allocator.draws(arms, arms.capacity_K(self.cold_K), size)
-        return self.order.take(draws.arms, draws.counts, arms.drawn_K)
+        draws = shared_draws(self.allocator, arms, self.cold_K, shares(size, self.weights))
+        return self.order.take(draws.arms, draws.counts, arms[0].drawn_K)
 
-    def observe(self, samples_B: IntArray, rewards_B: Real) -> None:
+    def observe(self, samples_B: IntArray, rewards_BM: Real) -> None:
         pass
 
     def undrawn(self, arms: ArmStatistics) -> IntArray:
@@ -101,6 +104,7 @@ def build_chooser(
     top_k: int,
     known: Knowledge,
     rng: np.random.Generator,
+    weights: tuple[float, ...] = (1.0,),
 ) -> Chooser:
     """Return who draws for the configured allocator; `top_k` is how many samples are going to be selected."""
     allocator = build_allocator(search)
@@ -108,5 +112,5 @@ def build_chooser(
         return PoolChooser(labels_N, rng)
     order = ArmOrder.of(labels_N, len(cold_K), rng)
     if isinstance(search.allocator, config.Predictive):
-        return PredictiveChooser.of(labels_N, order, cold_K, allocator, search, top_k, known, rng)
-    return ArmChooser(order, allocator, cold_K, search.rounds)
+        return PredictiveChooser.of(labels_N, order, cold_K, allocator, search, top_k, known, rng, weights)
+    return ArmChooser(order, allocator, cold_K, search.rounds, weights)

@@ -8,6 +8,8 @@ Invariants, whatever the order of calls:
 - results are told in planned order, so replaying them into a fresh search gives the identical state.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from clusterucb import config
@@ -22,11 +24,11 @@ from clusterucb.types import IntArray, Observations, Round
 
 
 class Search:
-    """The search over one pool for one target.
+    """The search over one pool for one target, or for several that share its draws.
 
     `labels_N` holds each sample's arm, -1 for those that can't be drawn; `selection_share` sets the default threshold
     of the thresh_* allocators; `rng` is used once, to fix the order of draws (and to reduce features); `known` is what
-    `predictive` predicts from, besides clusters.
+    `predictive` predicts from, besides clusters; `weights` has one number a target, its part of the draws.
     Raises ConfigError when the budget doesn't cover the cold start, DataError when nothing can be drawn.
     """
 
@@ -37,6 +39,7 @@ class Search:
         selection_share: float,
         rng: np.random.Generator,
         known: Knowledge | None = None,
+        weights: Sequence[float] = (1.0,),
     ) -> None:
         usable = int((labels_N >= 0).sum())
         if usable == 0:
@@ -49,8 +52,10 @@ class Search:
         self._cold_K = cold_start_K(size_K, config)
         top_k = max(1, int(selection_share * usable + 1e-9))
         self._check_budget(usable)
-        self._chooser = build_chooser(labels_N, self._cold_K, config, top_k, known or Knowledge(), rng)
-        self._arms = ArmStatistics.of(size_K, top_share(config, selection_share))
+        self._chooser = build_chooser(labels_N, self._cold_K, config, top_k, known or Knowledge(), rng, tuple(weights))
+        self._arms: tuple[ArmStatistics, ...] = tuple(
+            ArmStatistics.of(size_K, top_share(config, selection_share)) for _ in weights
+        )
         self._refunded = 0  # failures the planner has seen
         self._next = 0  # index of the next new round
         self._out: dict[int, Round] = {}  # planned, neither told nor given back
@@ -74,12 +79,13 @@ class Search:
         """Whether every planned round is told and no further one can be planned."""
         if self._next == 0 or self._out or self._returned:
             return False
-        return self.ledger.remaining == 0 or not (self._arms.remaining_K > 0).any()
+        return self.ledger.remaining == 0 or not (self._arms[0].remaining_K > 0).any()
 
     @property
     def arms(self) -> ArmStatistics:
-        """What the planner knows of the arms; everything told, once the search is done."""
-        return self._arms
+        """What the planner knows of the arms, of several targets the first's rewards; everything told, once the search
+        is done."""
+        return self._arms[0]
 
     @property
     def rounds_told(self) -> int:
@@ -87,12 +93,12 @@ class Search:
         return self._told
 
     def predictions(self) -> Real | None:
-        """Return the reward expected of every sample, NaN of those that can't be drawn; none where nothing predicts."""
-        return self._chooser.predictions() if self._arms.count_K.any() else None
+        """Return the reward expected of every sample, N or N x M; NaN where it can't be drawn; none if unpredicted."""
+        return self._chooser.predictions() if self.arms.count_K.any() else None
 
     def undrawn(self) -> IntArray:
         """Return the drawable samples that no round has drawn, ascending."""
-        return np.sort(self._chooser.undrawn(self._arms))
+        return np.sort(self._chooser.undrawn(self.arms))
 
     def ask(self) -> Round | None:
         """Return a given-back round or plan the next one; none until more is told, or when the search is done."""
@@ -106,23 +112,25 @@ class Search:
         if planned is None:
             return None
         self.ledger = self.ledger.plan(len(planned.samples_B))
-        self._arms = self._arms.plan(np.bincount(planned.arms_B, minlength=len(self._arms)))
+        draws_K = np.bincount(planned.arms_B, minlength=len(self.arms))
+        self._arms = tuple(arms.plan(draws_K) for arms in self._arms)
         self._out[planned.index] = planned
         self._next += 1
         return planned
 
     def tell(self, index: int, observations: Observations) -> None:
-        """Take the results of the oldest round that is out. A reward that isn't finite counts as failed."""
+        """Take the results of the oldest round that is out. A draw with a reward that isn't finite counts as failed."""
         assert index == self._told, f"told round {index}, expected round {self._told}: results come in planned order"
         assert index in self._out, f"round {index} is not out"
-        finite = np.isfinite(observations.rewards_B)
+        rewards_BM = observations.rewards_B.reshape(len(observations.samples_B), len(self._arms)).astype(np.float64)
+        finite = np.isfinite(rewards_BM).all(axis=1)
         failed = np.concatenate((np.array(observations.failed, dtype=np.int64), observations.samples_B[~finite]))
-        samples, rewards = observations.samples_B[finite], observations.rewards_B[finite].astype(np.float64)
+        samples, rewards_BM = observations.samples_B[finite], rewards_BM[finite]
         planned = np.sort(self._out[index].samples_B)
         assert np.array_equal(np.sort(np.concatenate((samples, failed))), planned), f"round {index} has other samples"
         order = np.argsort(samples)  # sums don't depend on the order of completion
         del self._out[index]
-        self._unseen.append((samples[order], rewards[order], self._labels_N[failed]))
+        self._unseen.append((samples[order], rewards_BM[order], self._labels_N[failed]))
         self.ledger = self.ledger.settle(len(samples), len(failed))
         self._told += 1
         self._see(self._visible)
@@ -142,9 +150,12 @@ class Search:
     def _see(self, rounds: int) -> None:
         """Merge told rounds into the statistics, up to the first `rounds`."""
         while self._unseen and self._told - len(self._unseen) < rounds:
-            samples_B, rewards_B, failed_arms = self._unseen.pop(0)
-            self._arms = self._arms.observe(self._labels_N[samples_B], rewards_B, failed_arms)
-            self._chooser.observe(samples_B, rewards_B)
+            samples_B, rewards_BM, failed_arms = self._unseen.pop(0)
+            self._arms = tuple(
+                arms.observe(self._labels_N[samples_B], np.ascontiguousarray(rewards_B), failed_arms)
+                for arms, rewards_B in zip(self._arms, rewards_BM.T, strict=True)
+            )
+            self._chooser.observe(samples_B, rewards_BM)
             self._refunded += len(failed_arms)
 
     def _plan(self) -> Round | None:

@@ -73,6 +73,7 @@ def resolve_scoring(request: ScoreRequest, rows: str, owner: str, service: Servi
 
 def target_name(request: SelectionRequest, config: RunConfig) -> str:
     """Return what a record calls the target: its name, or the digest of the rows that were sent along."""
+    assert config.target is not None, "a request names one target"
     return request.target if isinstance(request.target, str) else f"inline:{Path(config.target.path).stem}"
 
 

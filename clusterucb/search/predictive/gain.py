@@ -1,5 +1,7 @@
 """Which samples are worth a draw: the expected amount by which their reward exceeds the running top-k threshold."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import ndtr  # pyright: ignore[reportMissingTypeStubs]
 
@@ -22,6 +24,13 @@ def log_expected_gain(mean_B: Real, deviation_B: Real, threshold: float) -> Real
         series = np.log(inverse) + np.log1p(-3.0 * inverse * (1.0 - 5.0 * inverse))
         log_gain_B[far] = -0.5 * u_B[far] ** 2 - _LOG_ROOT_TAU + series
     return log_gain_B + np.log(deviation_B)
+
+
+def log_total(log_gains_MB: Sequence[Real], scales: Sequence[float]) -> Real:
+    """Return the log of the sum over targets of scale * gain: what one draw is worth to all of them."""
+    if len(log_gains_MB) == 1:
+        return log_gains_MB[0]
+    return np.logaddexp.reduce([gain_B + np.log(scale) for gain_B, scale in zip(log_gains_MB, scales, strict=True)])
 
 
 def top_threshold(rewards: Real, k: int) -> float:

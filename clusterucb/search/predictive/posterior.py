@@ -63,6 +63,16 @@ class Moments:
             reward_K=self.reward_K + np.bincount(labels_B, weights=rewards_B, minlength=clusters),
         )
 
+    def sharing(self, drawn: "Moments", phi_BC: FloatArray, labels_B: Labels, rewards_B: Real) -> "Moments":
+        """Return the sums with the B observations that `drawn` counts already, seen by another target's rewards."""
+        columns_BC: Real = np.concatenate((phi_BC.astype(np.float64), np.ones((len(phi_BC), 1))), axis=1)
+        return replace(
+            drawn,
+            reward_C=self.reward_C + columns_BC.T @ rewards_B,
+            square=self.square + float(rewards_B @ rewards_B),
+            reward_K=self.reward_K + np.bincount(labels_B, weights=rewards_B, minlength=len(self.count_K)),
+        )
+
     @property
     def count(self) -> float:
         """Observations so far."""

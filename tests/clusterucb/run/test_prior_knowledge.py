@@ -22,6 +22,7 @@ from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.target_columns import target_columns
 from clusterucb.run.target_stage import load_bank
 from clusterucb.search.predictive import Knowledge
 
@@ -55,7 +56,8 @@ def known_in(folder: RunFolder) -> tuple[Knowledge, tuple[str, ...]]:
     pool, _ = open_prepared(folder)
     parts = prepared_parts(config, pool)
     stores = [feature_store(part, folder) for part in parts]
-    return known_of(parts, stores, folder.state, config.gradients, pool, load_bank(folder.state))
+    bank = load_bank(folder.state)
+    return known_of(parts, stores, folder.state, config.gradients, pool, bank, target_columns(config, bank.subtasks))
 
 
 def columns_of(known: Knowledge) -> dict[str, np.ndarray]:

@@ -13,11 +13,13 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.run.score_log import ScoreArchive, ScoreLog
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.stages import FixedStage, SearchStage, score_stage
+from clusterucb.run.target_columns import TargetColumns
 from clusterucb.run.tasks import EmbeddingTask, Job, ScoreTask
 from clusterucb.search import Search
 from clusterucb.types import Failure, Hidden, Scores, TokenBatch
 
 N, K = 120, 6
+ONE_TARGET = (TargetColumns("", 1.0, ("all",), np.array([0])),)
 RNG = np.random.default_rng(7)
 LABELS = np.repeat(np.arange(K), N // K).astype(np.int32)
 REWARDS = (RNG.normal(size=N) + LABELS).astype(np.float32)
@@ -51,7 +53,7 @@ def stage_over(folder: Path, lag: int) -> tuple[SearchStage, ScoreLog]:
     wanted = config.Search(budget=0.5, rounds=config.Rounds(first=6, lag=lag))  # pyright: ignore[reportArgumentType]
     log = ScoreLog(folder)
     search = Search(LABELS, wanted, 0.1, np.random.default_rng(0))
-    return SearchStage(search, POOL, 80, "bank", log, lambda event: None), log
+    return SearchStage(search, POOL, 80, "bank", ONE_TARGET, log, lambda event: None), log
 
 
 def drain(stage: SearchStage, chance: random.Random, workers: int, stop_after: int | None = None) -> None:

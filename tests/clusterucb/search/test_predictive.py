@@ -235,7 +235,7 @@ def test_without_skill_the_rounds_are_the_bandits() -> None:
         planned = search.ask()
         assert planned is not None
         search.tell(planned.index, Observations(planned.samples_B, rewards_N[planned.samples_B]))
-    chooser.skill = Skill(-1.0, 99)
+    chooser.skills = (Skill(-1.0, 99),)
     expected = UcbBeta(1.0).draws(search.arms, search.arms.capacity_K(np.full(20, 2)), 8)
     planned = search.ask()
     assert planned is not None
