@@ -13,12 +13,18 @@ from typing import Any
 import numpy as np
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, WrapValidator
 
 from ray_app.service.requests import LARGEST
 from serve.problems import Refused
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _HALF_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def as_json(model: type[BaseModel]) -> WrapValidator:
+    """Return an annotation for a body: JSON's types as they are, no text for a number, no number for a truth value."""
+    return WrapValidator(lambda value, _: model.model_validate_json(json.dumps(value), strict=True))
 
 
 class StrictRoute(APIRoute):

@@ -8,7 +8,7 @@ from clusterucb.config import Name
 from clusterucb.config.service import NAME_PATTERN
 from ray_app.service.records import Record, StoredTarget
 from ray_app.service.requests import TargetUpload
-from serve.bodies import StrictRoute
+from serve.bodies import StrictRoute, as_json
 from serve.context import Ctx, Reader, Submitter
 from serve.documents import TARGET_EXAMPLES, problems
 
@@ -91,7 +91,7 @@ async def list_targets(caller: Reader, context: Ctx) -> Targets:
     | problems(403, 409, body=True),
 )
 async def upload_target(
-    upload: Annotated[TargetUpload, Body(openapi_examples=TARGET_EXAMPLES)],
+    upload: Annotated[TargetUpload, as_json(TargetUpload), Body(openapi_examples=TARGET_EXAMPLES)],
     caller: Submitter,
     context: Ctx,
     response: Response,

@@ -55,7 +55,7 @@ async def watch_selection(
     caller: Reader,
     context: Ctx,
     last_event_id: Annotated[
-        int, Header(ge=0, le=2**53, description="Go on after this event: the `id` seen last.")
+        int, Header(ge=0, le=2**40, description="Go on after this event: the `id` seen last.")
     ] = 0,
 ) -> StreamingResponse:
     """Watch a run until it ends."""

@@ -10,7 +10,7 @@ from ray_app.service.records import Plan, Scores
 from ray_app.service.refusals import Unavailable
 from ray_app.service.requests import ScoreRequest, SelectionRequest
 from ray_app.service.shelf import check_count
-from serve.bodies import StrictRoute
+from serve.bodies import StrictRoute, as_json
 from serve.context import Context, Ctx, Submitter
 from serve.documents import SCORE_EXAMPLES, SELECTION_EXAMPLES, problems
 
@@ -20,7 +20,9 @@ _T = TypeVar("_T")
 
 @router.post("/plans", response_description="The cost.", responses=problems(403, body=True))
 async def plan_selection(
-    request: Annotated[SelectionRequest, Body(openapi_examples=SELECTION_EXAMPLES)], caller: Submitter, context: Ctx
+    request: Annotated[SelectionRequest, as_json(SelectionRequest), Body(openapi_examples=SELECTION_EXAMPLES)],
+    caller: Submitter,
+    context: Ctx,
 ) -> Plan:
     """Say what a selection would cost, without starting it."""
     plan = await _in_time(context.backend.plan(caller.name, request), context, "take a smaller pool")
@@ -29,7 +31,9 @@ async def plan_selection(
 
 @router.post("/scores", response_description="The influence of each sample.", responses=problems(403, body=True))
 async def score_samples(
-    request: Annotated[ScoreRequest, Body(openapi_examples=SCORE_EXAMPLES)], caller: Submitter, context: Ctx
+    request: Annotated[ScoreRequest, as_json(ScoreRequest), Body(openapi_examples=SCORE_EXAMPLES)],
+    caller: Submitter,
+    context: Ctx,
 ) -> Scores:
     """Say how much training on given samples would help, best first."""
     check_count(request.rows, context.config.limits.score_rows, "rows", "limits.score_rows")

@@ -63,18 +63,18 @@ class Problem(BaseModel):
     """Finds an unforeseen error in the service's log."""
 
 
-class Refused(Exception):
+class Refused(HTTPException):
     """An answer that is a problem document, raised where it is found out."""
 
     def __init__(
         self, status: int, detail: str, errors: Sequence[Mistake] = (), headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.errors, self.headers = status, detail, tuple(errors), dict(headers or {})
+        super().__init__(status, detail, dict(headers or {}))
+        self.errors = tuple(errors)
 
     def response(self) -> Response:
         """Return the problem document."""
-        return problem(self.status, self.detail, self.errors, self.headers)
+        return problem(self.status_code, self.detail, self.errors, self.headers)
 
 
 def problem(

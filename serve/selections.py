@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Header, Query, Response
 from clusterucb.config import Name
 from ray_app.service.records import RunFilter, RunId, RunPage, RunRecord, RunStatus
 from ray_app.service.requests import SelectionRequest
-from serve.bodies import StrictRoute
+from serve.bodies import StrictRoute, as_json
 from serve.context import Context, Ctx, OwnRun, Reader, Submitter
 from serve.documents import SELECTION_EXAMPLES, problems
 from serve.problems import Refused
@@ -40,7 +40,7 @@ IdempotencyKey = Annotated[
     responses={202: {"headers": _LOCATION | _REPLAYED}} | problems(403, body=True),
 )
 async def start_selection(
-    request: Annotated[SelectionRequest, Body(openapi_examples=SELECTION_EXAMPLES)],
+    request: Annotated[SelectionRequest, as_json(SelectionRequest), Body(openapi_examples=SELECTION_EXAMPLES)],
     caller: Submitter,
     context: Ctx,
     response: Response,

@@ -33,7 +33,7 @@ class OutputGradientFeatures(Section):
     gradient of a linear map put between the model and its output embedding. One forward pass a sample."""
 
     kind: Literal["output_gradient"] = "output_gradient"
-    dim: int = Field(default=2048, ge=64)
+    dim: int = Field(default=2048, ge=64, le=65536)
     """Dimensions of the sketch, a signed hash."""
     seed: Seed = 0
     """Of the sketch."""
@@ -64,7 +64,7 @@ class ProxyFeatures(Section):
     """Of its own tokens; fewer where it has positions for fewer."""
     truncation: Literal["right", "left"] = "left"
     """`left` keeps the last tokens, which are those of the answer."""
-    dim: int = Field(default=2048, ge=64)
+    dim: int = Field(default=2048, ge=64, le=65536)
     """Dimensions of the sketch, a signed hash."""
     seed: Seed = 0
     """Of the sketch."""
@@ -134,7 +134,7 @@ class Clusters(Section):
     """`auto` is min(sqrt(N), budget * N / 5), at least 2: the budget buys five draws a cluster or more."""
     center: bool = True
     """Take the mean direction off the features first. The paper does not; see docs/method.md for what that costs."""
-    iterations: int = Field(default=50, ge=1)
+    iterations: int = Field(default=50, ge=1, le=10_000)
     tolerance: float = Field(default=1e-4, ge=0)
     """Stop when the mean cosine to the nearest centroid improves by less than this share."""
     init_sample: int = Field(default=65536, ge=2)

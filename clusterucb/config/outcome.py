@@ -37,3 +37,9 @@ class Audit(Section):
     samples: int | Literal["auto"] = "auto"
     """`auto` is 1 % of the pool, at least 100 but no more than half of what was drawn; 0 turns the audit off."""
     confidence: float = Field(default=0.9, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _samples_are_counted(self) -> "Audit":
+        if self.samples != "auto" and self.samples < 0:
+            raise ValueError(f"audit.samples is {self.samples}: give 0 for no audit, more, or auto")
+        return self

@@ -16,7 +16,14 @@ BODY: dict[str, object] = {
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    limits = {"body_bytes": 200_000, "score_rows": 4, "target_rows": 100, "body_s": 1.0, "watchers_per_token": 3}
+    limits = {
+        "body_bytes": 200_000,
+        "body_s": 1.0,
+        "score_rows": 4,
+        "target_rows": 100,
+        "queued_runs": 500,
+        "failed_authentications_per_minute": 10**6,
+    }
     config = service_config(tmp_path_factory.mktemp("service"), limits=limits)
     with live_service(config) as live:
         yield live
