@@ -61,7 +61,7 @@ def create_app(
         app.include_router(page)
     _add_document(app)
     add_problems(app)
-    describe(app)
+    describe(app, config.catalogue)
     exact, below = {*HEALTH, *public}, tuple(path for path in public if path.endswith("/") and path != "/")
     app.add_middleware(
         Gate,

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from clusterucb.config import Catalogue
 from serve.problems import MEDIA_TYPE, Mistake, Problem
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
@@ -82,8 +83,8 @@ TARGET_EXAMPLES: dict[str, Any] = {
 }
 
 
-def describe(app: FastAPI) -> None:
-    """Have an application describe itself, problem documents included."""
+def describe(app: FastAPI, catalogue: Catalogue) -> None:
+    """Have an application describe itself, problem documents and the names of its catalogue included."""
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -96,10 +97,28 @@ def describe(app: FastAPI) -> None:
             schemas["Problem"].pop("$defs", None)
             schemas["Mistake"] = Mistake.model_json_schema(ref_template=template)
             _require_kinds(schemas)
+            _name(found, catalogue)
             app.openapi_schema = found
         return app.openapi_schema
 
     app.openapi = document
+
+
+def _name(document: dict[str, Any], catalogue: Catalogue) -> None:
+    """Put the catalogue's names where a request names something, and into the examples, which then can be sent."""
+    names = {"pool": list(catalogue.pools), "checkpoint": list(catalogue.checkpoints)}
+    for schema in ("SelectionRequest", "ScoreRequest"):
+        properties = document["components"]["schemas"][schema]["properties"]
+        for field in names.keys() & properties.keys():
+            properties[field]["enum"] = names[field]
+    firsts = {field: known[0] for field, known in names.items()}
+    firsts |= {"target": next(iter(catalogue.targets))} if catalogue.targets else {}
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+            for example in content.get("examples", {}).values():
+                named = {field: name for field, name in firsts.items() if isinstance(example["value"].get(field), str)}
+                example["value"] = example["value"] | named
 
 
 def _require_kinds(schemas: dict[str, Any]) -> None:

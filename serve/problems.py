@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from clusterucb.errors import ClusterUCBError
 from clusterucb.settings import explain
@@ -160,7 +161,19 @@ def _http(request: Request, error: Exception) -> Response:
         404: f"{request.url.path} is not a resource of this service: /v1/openapi.json lists them",
         405: f"{request.url.path} does not take {request.method}: the header Allow names what it takes",
     }.get(error.status_code, str(error.detail))
-    return problem(error.status_code, detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request, headers.get("Allow", "")))
+    return problem(error.status_code, detail, headers=headers)
+
+
+def _allowed(request: Request, of_one_route: str) -> list[str]:
+    """Return every method of a path: the router knows those of the first route that fits."""
+    methods = set(filter(None, of_one_route.split(", ")))
+    for path, operations in request.app.openapi()["paths"].items():
+        if compile_path(path)[0].fullmatch(request.url.path):
+            methods.update(method.upper() for method in operations)
+    return sorted(methods)
 
 
 def _unforeseen(request: Request, error: Exception) -> Response:

@@ -179,12 +179,16 @@ class InProcessBackend:
         return str(self.folder / "runs" / run_id)
 
     async def plan(self, owner: str, request: SelectionRequest) -> Plan:
+        # in the thread of the runs: loading a model patches torch for all threads
+        return await asyncio.get_running_loop().run_in_executor(self._one, self._plan, owner, request)
+
+    def _plan(self, owner: str, request: SelectionRequest) -> Plan:
         from ray_app.plan import plan
         from ray_app.views import LineView
 
-        config = await asyncio.to_thread(resolve_selection, request, owner, self.config, self.shelf)
+        config = resolve_selection(request, owner, self.config, self.shelf)
         try:
-            return plan_of(await asyncio.to_thread(plan, config, "local", LineView(None), False))
+            return plan_of(plan(config, "local", LineView(None), False))
         except ClusterUCBError as error:
             raise InvalidRequest(str(error)) from None
 
