@@ -20,7 +20,7 @@ from actors.pool import WorkerPool, living_nodes
 from actors.remote_worker import start_process
 from actors.report import Notices, Report
 from actors.resources import check_room, worker_count, worker_size
-from clusterucb.config import Workers
+from clusterucb.config import Store, Workers
 from clusterucb.errors import ClusterUCBError
 from clusterucb.run.events import Cancelled, EventLog, Failed, Note, Started
 from clusterucb.run.feature_run import FeatureRun
@@ -28,6 +28,7 @@ from clusterucb.run.lease import Lease
 from clusterucb.run.part_names import NAMES
 from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.run_folder import RunFolder
+from clusterucb.types import WorkerInfo
 
 Work = Literal["selection", "features"]
 """What is done in a run folder: a whole selection, or the features of its pool alone."""
@@ -49,12 +50,18 @@ class Coordinator:
     """Does the work of one run folder."""
 
     def __init__(
-        self, folder: str, workers: Workers, work: Work = "selection", patience_s: float = _PATIENCE_S
+        self,
+        folder: str,
+        workers: Workers,
+        work: Work = "selection",
+        patience_s: float = _PATIENCE_S,
+        store: Store | None = None,
     ) -> None:
         """`patience_s` without anybody asking for events mean that nobody watches."""
         self._folder = RunFolder.open(folder)
         name_run(self._folder.name)
-        self._config = self._folder.read_config().model_copy(update={"workers": workers})
+        asked = {"workers": workers} | ({} if store is None else {"store": store})
+        self._config = self._folder.read_config().model_copy(update=asked)
         self._run_type = SelectionRun if work == "selection" else FeatureRun
         self._task: asyncio.Task[Outcome] | None = None
         self._events: EventLog | None = None
@@ -140,6 +147,7 @@ class Coordinator:
         try:
             stages = run.stages()
             await pool.ready.wait()
+            run.workers = await _first_infos(pool)
             while (stage := await asyncio.to_thread(next, stages, None)) is not None:
                 if stage.name not in ("target", *NAMES):
                     pool.share_bank(run.bank)
@@ -177,6 +185,14 @@ class Coordinator:
             if left_s <= 0:
                 return
             await asyncio.sleep(left_s)
+
+
+async def _first_infos(pool: WorkerPool) -> list[WorkerInfo]:
+    """Return what the workers are, as soon as there is one; the one that was ready may be gone."""
+    while True:
+        if infos := await pool.infos():
+            return infos
+        await asyncio.sleep(_GRACE_S)
 
 
 async def _first_to_end(*works: Coroutine[Any, Any, Outcome]) -> Outcome:

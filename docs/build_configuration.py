@@ -27,7 +27,8 @@ _HEAD = """# Configuration
 One schema is the YAML file, `--set key=value` and the HTTP body alike: defaults, then the file, then `--set` or the
 body. Only `pool.path`, `target.path` (or a list of `targets`) and `model.base` must be given. An unknown key is an
 error that names the nearest valid one. Where a part has several kinds, settings given without `kind` mean the default
-kind. Every section but `workers` is part of what is computed: a run folder is resumed only with the same values.
+kind. Every section but `workers` and `store` is part of what is computed: a run folder is resumed only with the same
+values.
 """
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
 _BOUNDS = (

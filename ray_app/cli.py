@@ -9,7 +9,7 @@ import sys
 import typer
 
 from clusterucb.errors import ClusterUCBError, Stopped
-from ray_app.verbs import follow, judge, remote, select, token
+from ray_app.verbs import follow, judge, keep, remote, select, token
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +31,7 @@ for verb in (
     app.command()(verb)
 app.add_typer(token.app, name="token")
 app.add_typer(remote.app, name="remote")
+app.add_typer(keep.store, name="store")
 
 
 def main() -> None:

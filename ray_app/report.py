@@ -81,6 +81,11 @@ def _sentences(summary: Summary, folder: RunFolder) -> str:
         + ("" if share is None else f", {share:.0%} of the worker time"),
         f"median label tokens: {summary.label_tokens.selected:g} selected, {summary.label_tokens.pool:g} in the pool",
     ]
+    if summary.gradients.reused:
+        lines.append(
+            f"gradients: {summary.gradients.computed} computed, {summary.gradients.reused} sketches from the store; "
+            f"{summary.gradients.exact} of the scores are exact"
+        )
     if audit is not None:
         lines.append(
             f"audit: about {audit.recall:.0%} of the true top {summary.selected} was scored "

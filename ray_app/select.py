@@ -81,7 +81,7 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
         num_cpus=0,
         # The run folder is on this node, or on storage that all share.
         scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=True),
-    ).remote(folder.location, config.workers, work)
+    ).remote(folder.location, config.workers, work, store=config.store)
     try:
         outcome = _join(coordinator, folder, view, stop)
     except Exception:

@@ -3,7 +3,8 @@
 Unknown keys are errors, values are frozen, algorithms are discriminated unions on `kind`, and the defaults are the
 vetted setting. This module imports no torch, so that `--help` and validation answer at once.
 
-What a run *computes* is settled by every section but `workers`; `workers` only says where and how fast.
+What a run *computes* is settled by every section but `workers` and `store`: `workers` only says where and how fast,
+`store` what need not be computed again.
 """
 
 from clusterucb.config.features import (
@@ -57,6 +58,7 @@ from clusterucb.config.service import (
     ServiceConfig,
     SketchCache,
 )
+from clusterucb.config.store import Store
 from clusterucb.config.training import Training, Warmup
 from clusterucb.config.workers import Workers
 
@@ -109,6 +111,7 @@ __all__ = [
     "Share",
     "Sketch",
     "SketchCache",
+    "Store",
     "Target",
     "TargetDuplicates",
     "ThreshHard",

@@ -60,9 +60,12 @@ class Gradients(Section):
     """`lora`, or regular expressions that name linear layers of the base model whose weights' gradients are taken."""
     precondition: Preconditioner = Adam()
     sketch: Sketch = HashSketch()
-    scoring: Literal["exact", "sketch"] = "exact"
+    scoring: Literal["exact", "sketch", "shortlist"] = "exact"
     """`exact` takes dot products with the target inside the backward pass; `sketch` compares sketches (the official
-    way)."""
+    way). `shortlist` ranks by the sketches in `store`, takes gradients of the best and selects by these; what the store
+    lacks is searched and scored exactly."""
+    shortlist: float = Field(default=2.0, ge=1)
+    """With `scoring: shortlist`: as many times the selection's size are scored exactly."""
     batch_tokens: int = Field(default=1024, ge=1)
     """Padded tokens in a micro-batch. Part of what is computed: it decides which samples share a batch."""
     loss_chunk: int = Field(default=2048, ge=1)

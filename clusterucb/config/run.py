@@ -9,6 +9,7 @@ from clusterucb.config.inputs import Model, NamedTarget, Rows, Target, Tokens
 from clusterucb.config.outcome import Audit, Selection
 from clusterucb.config.search import Search
 from clusterucb.config.section import Section, Seed
+from clusterucb.config.store import Store
 from clusterucb.config.training import Training, Warmup
 from clusterucb.config.workers import Workers
 
@@ -32,6 +33,7 @@ class RunConfig(Section):
     audit: Audit = Audit()
     training: Training = Training()
     warmup: Warmup = Warmup()
+    store: Store = Store()
     workers: Workers = Workers()
     seed: Seed = 0
 
@@ -56,10 +58,15 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> "RunConfig":
         sketchless = self.gradients.sketch.kind == "none"
-        if sketchless and self.gradients.scoring == "sketch":
+        if sketchless and self.gradients.scoring != "exact":
             raise ValueError(
-                "gradients.scoring is sketch but gradients.sketch is none: use exact scoring or the hash sketch"
+                f"gradients.scoring is {self.gradients.scoring} but gradients.sketch is none: use exact scoring or the "
+                f"hash sketch"
             )
+        if sketchless and self.store.path is not None:
+            raise ValueError("store.path is set but gradients.sketch is none: use the hash sketch, or leave it out")
+        if self.gradients.scoring == "shortlist" and self.store.path is None:
+            raise ValueError("gradients.scoring is shortlist, which ranks by kept sketches: set store.path")
         if sketchless and self.features.kind == "gradient" and self.features.path is None:
             raise ValueError("features are gradients but gradients.sketch is none: use the hash sketch")
         share = self.selection.share or (0.05 if self.selection.count is None else None)

@@ -3,7 +3,7 @@
 Invariants: a sample's numbers are those it would have alone, whatever shares its batch; a sample that fails (no label
 tokens, non-finite, zero gradient, too large for memory) is reported and disturbs no other; whole gradient vectors are
 never held while scoring. `exact` scoring takes products with the target's mean unit gradients; `sketch` scoring
-compares unit sketches, the official way.
+compares unit sketches, the official way, as they are kept: those of a store give the same.
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -29,6 +29,7 @@ from clusterucb.gradients.padding import labelled, padded
 from clusterucb.gradients.preconditioner import Direction, PlainDirection, direction
 from clusterucb.gradients.scorer import Keeper, StreamingScorer
 from clusterucb.gradients.sketch import sketcher, unit_rows
+from clusterucb.gradients.sketch_influence import sketch_influence
 from clusterucb.gradients.targets import TargetBank, TargetPart
 from clusterucb.types import Failure, FloatArray, Hidden, IntArray, Reason, Scores, TokenBatch
 
@@ -137,19 +138,20 @@ class GradientEngine:
         loss_B = self._pass(batch, scorer)
         good, failures = _judged(batch, loss_B, scorer.squared_norm_B)
         rows = torch.from_numpy(good).to(self._device)
-        sketch_BD = None if scorer.sketch_BD is None else unit_rows(scorer.sketch_BD[rows])
-        if self._config.scoring == "exact":
-            influence_BS = scorer.products_BS[rows] / scorer.squared_norm_B[rows].sqrt()[:, None]
-        else:
+        sketch_BD = None if scorer.sketch_BD is None else unit_rows(scorer.sketch_BD[rows]).half().cpu().numpy()
+        if self._config.scoring == "sketch":
             assert sketch_BD is not None
             assert bank.sketch_SD is not None
-            influence_BS = sketch_BD @ bank.sketch_SD.to(self._device).T
+            influence_BS = sketch_influence(sketch_BD, bank.sketch_SD.cpu().numpy())
+        else:
+            exact_BS = scorer.products_BS[rows] / scorer.squared_norm_B[rows].sqrt()[:, None]
+            influence_BS = exact_BS.float().cpu().numpy()
         return Scores(
             samples_B=batch.samples_B[good],
-            influence_BS=influence_BS.float().cpu().numpy(),
+            influence_BS=influence_BS,
             squared_norm_B=scorer.squared_norm_B[rows].float().cpu().numpy(),
             loss_B=loss_B[good],
-            sketch_BD=None if sketch_BD is None else sketch_BD.half().cpu().numpy(),
+            sketch_BD=sketch_BD,
             failures=failures,
             seconds=0.0,
         )
@@ -191,7 +193,7 @@ class GradientEngine:
         """Return the bank's means in rows, on the device; raise where the bank belongs to other gradients."""
         if self._prepared is None or self._prepared[0] is not bank:
             self._check(bank)
-            exact = self._config.scoring == "exact"
+            exact = self._config.scoring != "sketch"
             layers = self._layers if exact else ()
             self._prepared = (
                 bank,

@@ -33,6 +33,8 @@ class StageCost(BaseModel):
     backward_passes: int
     seconds: float
     share: float = 1.0
+    reused: int = 0
+    """Further samples whose sketches were taken from the store: none of the counts above has them."""
 
 
 class CostLedger(BaseModel):
@@ -100,11 +102,13 @@ def cost_of(
 
 def scored_cost(stage: str, log: ScoreArchive, store: TokenStore) -> StageCost:
     """Count what the log holds of a stage, failures included: they were computed."""
-    scored = [entry.scores for entry in log if entry.stage == stage]
+    scored = [entry.scores for entry in log if entry.stage == stage and not entry.reused]
+    reused = sum(len(entry.scores.samples_B) for entry in log if entry.stage == stage and entry.reused)
     samples = [scores.samples_B for scores in scored]
     samples += [np.asarray([failure.sample for failure in scores.failures], dtype=np.int64) for scores in scored]
     together = np.concatenate([np.empty(0, np.int64), *samples])
-    return cost_of(stage, store, together, backward=True, seconds=sum(scores.seconds for scores in scored))
+    cost = cost_of(stage, store, together, backward=True, seconds=sum(scores.seconds for scores in scored))
+    return cost.model_copy(update={"reused": reused})
 
 
 def save_cost(folder: RunFolder, cost: StageCost) -> None:

@@ -56,7 +56,7 @@ class StageStarted(_Event):
 
 class Progressed(_Event):
     """A micro-batch of `samples` came back, `failed` of them excluded for the `reasons` given, one each; `best` is its
-    largest influence, if any."""
+    largest influence, if any. `reused` were not computed but taken from the store."""
 
     event: Literal["progressed"] = "progressed"
     stage: str
@@ -66,6 +66,7 @@ class Progressed(_Event):
     failed: int = 0
     reasons: tuple[Reason, ...] = ()
     best: float | None = None
+    reused: int = 0
 
 
 class RoundPlanned(_Event):

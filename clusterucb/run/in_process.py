@@ -21,6 +21,7 @@ def run_in_process(
     worker = Worker(config, device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     folder.take_over()
     run = run_type(config, folder, emit)
+    run.workers = (worker.info(),)
     try:
         for stage in run.stages():
             while (job := stage.ask()) is not None:

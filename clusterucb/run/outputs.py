@@ -37,12 +37,14 @@ def write_scores(
     path: Path,
     pool: TokenStore,
     table: ScoreTable,
+    exact_B: npt.NDArray[np.bool_],
     subtasks: Sequence[str],
     labels_N: npt.NDArray[np.int32] | None,
     subset: SelectedSubset,
     shared: SharedScores | None = None,
 ) -> None:
-    """Write one row a scored sample, in pool order; `influence` is the maximum over the subtask columns.
+    """Write one row a scored sample, in pool order; `influence` is the maximum over the subtask columns, and `exact`
+    where it is of the gradient itself rather than of its sketch.
 
     With several targets it is that of the target which the sample serves best, and every target has columns of its own.
     """
@@ -52,6 +54,7 @@ def write_scores(
         "id": pa.array(pool.ids.take(samples), pa.string()),
         "source": pa.array(pool.sources.take(samples), pa.string()),
         "influence": table.reward_B.astype(np.float32),
+        "exact": exact_B,
         "subtask": pa.array([subtasks[subtask] for subtask in table.subtask_B.tolist()], pa.string()),
         "rank": pa.array(ranks_of(table, subset), pa.int32()),
         "stage": pa.array(table.stage_B.tolist(), pa.string()),
@@ -79,12 +82,16 @@ def write_selection(
     rows: Iterable[dict[str, Any]],
     pool: TokenStore,
     table: ScoreTable,
+    exact: bool,
     subtasks: Sequence[str],
     labels_N: npt.NDArray[np.int32] | None,
     subset: SelectedSubset,
     shared: SharedScores | None = None,
 ) -> None:
-    """Write the selected rows, best first: the original fields untouched, and one more, `clusterucb`."""
+    """Write the selected rows, best first: the original fields untouched, and one more, `clusterucb`.
+
+    `exact` says whether influences are of gradients themselves or of sketches.
+    """
     at = np.searchsorted(table.samples_B, subset.samples_B)
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
         for rank, (row, sample, position) in enumerate(
@@ -94,6 +101,7 @@ def write_selection(
                 "id": pool.ids[sample],
                 "rank": rank,
                 "influence": float(table.influence_BS[position].max()),
+                "exact": exact,
                 "subtask": subtasks[int(table.subtask_B[position])],
                 "cluster": None if labels_N is None else int(labels_N[sample]),
                 "round": int(table.round_B[position]),

@@ -5,7 +5,7 @@ decides anything happens here, without Ray and without a model. Invariants: the 
 is on disk is not repeated, and what comes out is a function of configuration, data and model alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_p
 from clusterucb.run.feature_stage import feature_stages, feature_store
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.gating import read_gates
+from clusterucb.run.kept_sketches import NOTHING_KEPT, KeptSketches, open_kept
 from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.preparation import open_prepared
 from clusterucb.run.prior_knowledge import known_of
@@ -32,6 +33,7 @@ from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreLog
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.shared_scores import SharedScores, joint_rewards, rewards_BM
+from clusterucb.run.shortlist import shortlist
 from clusterucb.run.stages import SearchStage, score_stage
 from clusterucb.run.streams import Streams
 from clusterucb.run.summary import TargetOutcome, recall_of, summarise
@@ -44,6 +46,7 @@ from clusterucb.selection import SelectedSubset, select
 from clusterucb.types import Clusters, IntArray, WorkerInfo
 
 Labels = npt.NDArray[np.int32]
+_STAGES = ("stored", "pool", "search", "shortlist", "audit")
 
 
 class SelectionRun:
@@ -53,12 +56,13 @@ class SelectionRun:
         self.config = config
         self.folder = folder
         self.workers: Sequence[WorkerInfo] = ()
-        """What the workers used; the driver keeps it up to date, the summary reports it."""
+        """What the workers are and used; the driver keeps it up to date, the summary reports it."""
         self._emit = emit
         self._pool, self._target = open_prepared(folder)
         self._streams = Streams.of(config.seed)
         self._log = ScoreLog(folder.state, folder.replica)
         self._bank: TargetBank | None = None
+        self._kept: KeptSketches = NOTHING_KEPT
         self._usable_N = self._pool.usable_N.copy()
 
     @property
@@ -77,8 +81,11 @@ class SelectionRun:
         config, folder = self.config, self.folder
         yield from target_stage(self._target, config.gradients.batch_tokens, folder, self._emit)
         self._bank = load_bank(folder.state)
+        self._kept = self._open_kept()
         labels: Labels | None = None
-        if config.search.allocator.kind in ("uniform", "exhaustive"):
+        if self._ranked() and not (self._usable_N & ~self._kept.reused_N).any():
+            self._note("every sample's sketch is in the store: nothing is searched, and the best are scored exactly")
+        elif config.search.allocator.kind in ("uniform", "exhaustive"):
             yield from self._search(np.where(self._usable_N, 0, -1).astype(np.int32))
         elif config.features.kind == "gradient" and config.features.path is None:
             yield from self._whole_pool()
@@ -90,13 +97,50 @@ class SelectionRun:
             labels = self._cluster(stores[0]).labels_N
             self._note_parts(parts, stores)
             yield from self._search(labels, self._known(parts, stores))
-        drawn = self._table("search", "pool")
+        if config.gradients.scoring == "shortlist":
+            yield from self._shortlist()
+        drawn = self._drawn()
         yield from self._audit(drawn)
         self._finish(labels, drawn)
 
     def close(self) -> None:
         """Close the files; what was told is on disk."""
         self._log.close()
+        self._kept.close()
+
+    def _open_kept(self) -> KeptSketches:
+        sketch_SD = self.bank.sketch_SD
+        target_SD = None if sketch_SD is None else sketch_SD.cpu().numpy()
+        device = "cpu" if all(info.device == "cpu" for info in self.workers) else "cuda"
+        return open_kept(self.config, self.folder, self._pool, target_SD, device, self._emit)
+
+    def _ranked(self) -> bool:
+        """With shortlist scoring, rank by sketch what the store has of the pool; say whether that is so."""
+        if self.config.gradients.scoring != "shortlist":
+            return False
+        there = np.flatnonzero(self._kept.reused_N & self._usable_N)
+        self._emit(StageStarted(stage="stored", total=len(there), done=0))
+        self._kept.take("stored", there, self._log, sketches=False)
+        self._emit(StageFinished(stage="stored"))
+        return True
+
+    def _shortlist(self) -> Iterator[Stage]:
+        config = self.config
+        ranked = self._table("stored", "search", "pool", "shortlist")
+        wanted = config.selection.size(int(self._usable_N.sum()))
+        rewards = [target.of(ranked).reward_B for target in self.targets]
+        if len(rewards) > 1:
+            rewards.append(joint_rewards(ranked, self.targets, config.selection.joint))
+        factor, cap = config.gradients.shortlist, config.selection.max_per_source
+        listed = [shortlist(ranked, reward_B, self._pool, wanted, factor, cap) for reward_B in rewards]
+        if len(together := np.unique(np.concatenate(listed))):
+            yield from self._score("shortlist", together)
+
+    def _drawn(self) -> ScoreTable:
+        """Return what may be selected: everything drawn, but with shortlist scoring only what was scored exactly."""
+        if self.config.gradients.scoring == "shortlist":
+            return self._table("search", "pool", "shortlist").computed
+        return self._table("search", "pool")
 
     def _pool_sketches(self) -> FeatureStore:
         store = FeatureStore(self.folder.state, self._pool.num_samples, self.folder.replica)
@@ -148,9 +192,12 @@ class SelectionRun:
         share = self.config.selection.size(usable) / usable
         search = Search(labels_N, self.config.search, share, self._streams.search, known, self.config.weights)
         batch_tokens = self.config.gradients.batch_tokens
-        bank, log = self.bank.fingerprint, self._log
-        stage = SearchStage(search, self._pool, batch_tokens, bank, self.targets, log, self._emit)
-        yield from self._announced(stage, search.ledger.limit)
+        bank, log, kept = self.bank.fingerprint, self._log, self._kept
+
+        def build() -> Stage:
+            return SearchStage(search, self._pool, batch_tokens, bank, self.targets, log, self._emit, kept)
+
+        yield from self._announced("search", search.ledger.limit, build)
         predicted_N = search.predictions()
         if predicted_N is not None:
             path = predictions_file(self.folder.state)
@@ -159,21 +206,29 @@ class SelectionRun:
             self.folder.replica.put(path)
 
     def _audit(self, drawn: ScoreTable) -> Iterator[Stage]:
+        if self.config.gradients.scoring == "shortlist" and self.config.audit.samples == "auto":
+            return
         chosen = audit.choose(self._undrawn(drawn), int(self._usable_N.sum()), self.config.audit, self._streams.audit)
         if len(chosen):
             yield from self._score("audit", chosen)
 
     def _score(self, name: str, samples: IntArray) -> Iterator[Stage]:
-        batch_tokens = self.config.gradients.batch_tokens
-        stage = score_stage(name, samples, self._pool, batch_tokens, self.bank.fingerprint, self._log, self._emit)
-        yield from self._announced(stage, len(samples))
+        batch_tokens, bank = self.config.gradients.batch_tokens, self.bank.fingerprint
 
-    def _announced(self, stage: Stage, total: int) -> Iterator[Stage]:
-        logged = [entry.scores for entry in self._log if entry.stage == stage.name]
+        def build() -> Stage:
+            missing = samples
+            if name == "pool" or self.config.gradients.scoring == "sketch":
+                _, missing = self._kept.take(name, samples, self._log)
+            return score_stage(name, missing, self._pool, batch_tokens, bank, self._log, self._emit, self._kept)
+
+        yield from self._announced(name, len(samples), build)
+
+    def _announced(self, name: str, total: int, build: Callable[[], Stage]) -> Iterator[Stage]:
+        logged = [entry.scores for entry in self._log if entry.stage == name]
         done = sum(len(scores.samples_B) + len(scores.failures) for scores in logged)
-        self._emit(StageStarted(stage=stage.name, total=total, done=done))
-        yield stage
-        self._emit(StageFinished(stage=stage.name))
+        self._emit(StageStarted(stage=name, total=total, done=done))
+        yield build()
+        self._emit(StageFinished(stage=name))
 
     def _undrawn(self, drawn: ScoreTable) -> IntArray:
         left_N = self._usable_N.copy()
@@ -182,7 +237,7 @@ class SelectionRun:
         return np.flatnonzero(left_N)
 
     def _finish(self, labels_N: Labels | None, drawn: ScoreTable) -> None:
-        config, pool, everything = self.config, self._pool, self._table("search", "pool", "audit")
+        config, pool, everything = self.config, self._pool, self._table(*_STAGES)
         for failure in everything.failures:
             self._note(f"pool: excluded {pool.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip())
         if not len(drawn.samples_B):
@@ -196,22 +251,24 @@ class SelectionRun:
             )
             wanted = len(drawn.samples_B)
         asked = config.selection.model_copy(update={"share": None, "count": wanted})
+        exact = config.gradients.scoring != "sketch"
+        exact_B = ~everything.reused_B & exact
         subtasks, targets, joint = self.bank.subtasks, self.targets, config.selection.joint
         subset = select(drawn.samples_B, joint_rewards(drawn, targets, joint), ids, sources, asked, usable)
         own = [select(drawn.samples_B, t.of(drawn).reward_B, ids, sources, asked, usable) for t in targets]
         scale = Scale.of(rewards_BM(drawn, targets))
         shared = [SharedScores.of(t, targets, own, scale) if config.targets else None for t in (everything, drawn)]
-        write_scores(self.folder.scores_file, pool, everything, subtasks, labels_N, subset, shared[0])
+        write_scores(self.folder.scores_file, pool, everything, exact_B, subtasks, labels_N, subset, shared[0])
         reader = read_rows(config.pool)
         rows = reader.raw(subset.samples_B.tolist())
-        write_selection(self.folder.selection_file, rows, pool, drawn, subtasks, labels_N, subset, shared[1])
+        write_selection(self.folder.selection_file, rows, pool, drawn, exact, subtasks, labels_N, subset, shared[1])
         for target, chosen in zip(targets, own, strict=True) if config.targets else ():
             path, rows = self.folder.selection_file_of(target.name), reader.raw(chosen.samples_B.tolist())
-            write_selection(path, rows, pool, target.of(drawn), target.subtasks, labels_N, chosen)
+            write_selection(path, rows, pool, target.of(drawn), exact, target.subtasks, labels_N, chosen)
             self.folder.replica.put(path)
         costs = [
             *saved_costs(self.folder),
-            *(scored_cost(s, self._log, pool) for s in ("pool", "search", "audit")),
+            *(scored_cost(s, self._log, pool) for s in _STAGES),
         ]
         summary = summarise(
             self.folder.name,
@@ -221,10 +278,15 @@ class SelectionRun:
             labels_N,
             drawn,
             everything,
+            exact_B,
             subset,
             None if config.targets else self._recall(drawn, len(subset)),
             tuple(self._outcome(*each, subset, drawn) for each in zip(targets, own, strict=True) if config.targets),
-            ledger([cost for cost in costs if cost.samples], usable, int(pool.lengths_N[self._usable_N].sum())),
+            ledger(
+                [cost for cost in costs if cost.samples or cost.reused],
+                usable,
+                int(pool.lengths_N[self._usable_N].sum()),
+            ),
             self.workers,
             gated.counts if (gated := read_gates(self.folder)) is not None else (),
         )

@@ -23,6 +23,7 @@ from clusterucb.run.feature_parts import parts_in_use
 from clusterucb.run.feature_preparation import check_parts, prepare_parts, tokenise_parts
 from clusterucb.run.gating import NAME as GATES
 from clusterucb.run.gating import gate, kept, read_gates
+from clusterucb.run.kept_sketches import check_store
 from clusterucb.run.lease import Lease, in_use
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.tokenisation import Progress, token_store
@@ -72,6 +73,7 @@ class Prepared:
 def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepared:
     """Check everything, claim the folder and tokenise; on a resume reuse what is there."""
     check_model(config.model, config.gradients)
+    check_store(config.store)
     shape = describe(config.model, config.gradients)
     shares = check_parts(config, shape)
     claim = Claim(config, folder)

@@ -3,7 +3,7 @@
 The folder is a path, or a URL of any file system that fsspec knows; then `path` is a working copy on this machine, and
 every durable write goes to the URL before it counts. Invariants: `config.json` is written before any work and never
 changes; every other file is replaced atomically; a folder is resumed only by a configuration that computes the same
-thing (`workers` may differ).
+thing (`workers` and `store` may differ).
 """
 
 import json
@@ -23,7 +23,7 @@ from clusterucb.run.remote import Remote, is_url, working_copy
 from clusterucb.run.replica import NO_REPLICA, Replica
 
 _LIBRARIES = ("clusterucb-service", "torch", "transformers", "peft", "deepspeed", "ray", "numpy", "datasets")
-_EXECUTION_ONLY = ("workers",)
+_EXECUTION_ONLY = ("workers", "store")
 _JOURNALS = ("scores.journal", *(f"{name}.journal" for name in NAMES))
 _CANCEL = "state/cancel"
 _POLL_S, _REMOTE_POLL_S = 0.5, 5.0

@@ -29,6 +29,8 @@ class Scored:
     scores: Scores
     first_sketch: int
     """Row of the first sample's sketch in the sketch file; -1 where none were taken."""
+    reused: bool = False
+    """Whether these are from the store, influence by sketch, rather than computed."""
 
 
 class ScoreArchive:
@@ -38,6 +40,7 @@ class ScoreArchive:
         self._sketch_path = folder / "sketches.f16"
         self._entries: list[Scored] = []
         self._by_batch: dict[tuple[str, bytes], int] = {}
+        self._reused: dict[tuple[str, int], int] = {}
         self._sketch_dim = 0
         journal = folder / "scores.journal"
         for record in read_records(journal) if journal.exists() else ():
@@ -52,6 +55,12 @@ class ScoreArchive:
     def find(self, stage: str, samples_B: IntArray) -> Scores | None:
         """Return what was logged for exactly this micro-batch of this stage."""
         index = self._by_batch.get((stage, _batch_key(samples_B)))
+        return None if index is None else self._entries[index].scores
+
+    def find_reused(self, stage: str, samples_B: IntArray) -> Scores | None:
+        """Return what was logged of a stage as taken from the store together with any of these samples."""
+        found = (self._reused.get((stage, sample)) for sample in samples_B.tolist())
+        index = next((index for index in found if index is not None), None)
         return None if index is None else self._entries[index].scores
 
     def sketches(self) -> Iterator[tuple[IntArray, HalfArray]]:
@@ -75,6 +84,10 @@ class ScoreArchive:
         failed = np.asarray([failure.sample for failure in entry.scores.failures], dtype=np.int64)
         key = (entry.stage, _batch_key(np.concatenate([entry.scores.samples_B, failed])))
         self._by_batch[key] = len(self._entries)
+        if entry.reused:
+            self._reused.update(
+                ((entry.stage, sample), len(self._entries)) for sample in entry.scores.samples_B.tolist()
+            )
         self._entries.append(entry)
         self._sketch_dim = max(self._sketch_dim, sketch_dim)
 
@@ -89,7 +102,7 @@ class ScoreLog(ScoreArchive):
         with writing(self._sketch_path):
             self._sketches = self._sketch_path.open("ab", buffering=0)
 
-    def append(self, stage: str, scored: Sequence[tuple[int, Scores]]) -> None:
+    def append(self, stage: str, scored: Sequence[tuple[int, Scores]], reused: bool = False) -> None:
         """Write (round, scores) of some micro-batches of a stage: all sketches, then all records.
 
         Everything is on the disk when this returns, whatever their number at the price of two waits for it.
@@ -102,7 +115,7 @@ class ScoreLog(ScoreArchive):
             if scores.sketch_BD is not None and len(scores.samples_B):
                 first, dim = row, scores.sketch_BD.shape[1]
                 row += len(scores.samples_B)
-            entries.append((Scored(stage, round_index, replace(scores, sketch_BD=None), first), dim))
+            entries.append((Scored(stage, round_index, replace(scores, sketch_BD=None), first, reused), dim))
         self._journal.append(*(_to_record(entry, dim) for entry, dim in entries))
         for entry, dim in entries:
             self._remember(entry, dim)
@@ -139,6 +152,7 @@ def _to_record(entry: Scored, dim: int) -> Record:
             "round": str(entry.round),
             "first_sketch": str(entry.first_sketch),
             "sketch_dim": str(dim),
+            "reused": str(int(entry.reused)),
             "seconds": repr(scores.seconds),
             "failures": json.dumps([asdict(failure) for failure in scores.failures]),
         },
@@ -162,4 +176,10 @@ def _from_record(record: Record) -> Scored:
         failures=tuple(Failure(**failure) for failure in json.loads(record.fields["failures"])),
         seconds=float(record.fields["seconds"]),
     )
-    return Scored(record.fields["stage"], int(record.fields["round"]), scores, int(record.fields["first_sketch"]))
+    return Scored(
+        stage=record.fields["stage"],
+        round=int(record.fields["round"]),
+        scores=scores,
+        first_sketch=int(record.fields["first_sketch"]),
+        reused=record.fields.get("reused") == "1",
+    )

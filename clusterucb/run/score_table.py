@@ -24,6 +24,8 @@ class ScoreTable:
     round_B: npt.NDArray[np.int32]
     """Round of the search; -1 outside it."""
     stage_B: npt.NDArray[np.str_]
+    reused_B: npt.NDArray[np.bool_]
+    """Whether the influence is that of a sketch from the store."""
     failures: tuple[Failure, ...]
 
     @property
@@ -36,14 +38,22 @@ class ScoreTable:
         """The subtask with the maximum; the first of equals."""
         return self.influence_BS.argmax(axis=1)
 
+    @property
+    def computed(self) -> "ScoreTable":
+        """The samples whose gradients this run took."""
+        kept = ~self.reused_B
+        columns = {name: getattr(self, name)[kept] for name in self.__slots__ if name != "failures"}
+        return ScoreTable(**columns, failures=self.failures)
+
     @classmethod
     def of(
         cls, log: ScoreArchive, num_subtasks: int, stages: Collection[str] = ("search", "pool", "audit")
     ) -> "ScoreTable":
-        """Gather the entries of some stages. A sample that was logged twice counts once."""
+        """Gather the entries of some stages. A sample that was logged twice counts once, as computed if it ever was."""
         entries = [entry for entry in log if entry.stage in stages]
         failures = {failure.sample: failure for entry in entries for failure in entry.scores.failures}
         entries = [entry for entry in entries if len(entry.scores.samples_B)]  # the others may not know S
+        entries.sort(key=lambda entry: entry.reused)
         samples = np.concatenate([np.empty(0, np.int64), *(entry.scores.samples_B for entry in entries)])
         sizes = [len(entry.scores.samples_B) for entry in entries]
         samples_B, first = np.unique(samples, return_index=True)
@@ -55,5 +65,6 @@ class ScoreTable:
             loss_B=np.concatenate([none[:, 0], *(entry.scores.loss_B for entry in entries)])[first],
             round_B=np.repeat(np.asarray([entry.round for entry in entries], np.int32), sizes)[first],
             stage_B=np.repeat(np.asarray([entry.stage for entry in entries], np.str_), sizes)[first],
+            reused_B=np.repeat(np.asarray([entry.reused for entry in entries], np.bool_), sizes)[first],
             failures=tuple(failures[sample] for sample in sorted(failures)),
         )

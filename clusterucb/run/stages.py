@@ -12,6 +12,7 @@ import numpy as np
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.events import Emit, Progressed, RoundPlanned
+from clusterucb.run.kept_sketches import NOTHING_KEPT, KeptSketches
 from clusterucb.run.score_log import ScoreLog
 from clusterucb.run.target_columns import TargetColumns
 from clusterucb.run.tasks import Answer, Job, ScoreTask, Stage, Task
@@ -106,6 +107,7 @@ class SearchStage(Stage):
         targets: Sequence[TargetColumns],
         log: ScoreLog,
         emit: Emit,
+        kept: KeptSketches = NOTHING_KEPT,
     ) -> None:
         self.search = search
         self._pool = pool
@@ -114,6 +116,7 @@ class SearchStage(Stage):
         self._targets = targets
         self._log = log
         self._emit = emit
+        self._kept = kept
         self._open: dict[int, _OpenRound] = {}
         self._round_of: dict[int, int] = {}
         self._batches: list[IntArray] = []
@@ -135,6 +138,7 @@ class SearchStage(Stage):
         """Log the scores, then count them; tell the search every round that is complete."""
         scored = [(self._round_of[job.index], _scores(answer)) for job, answer in pairs]
         self._log.append(self.name, scored)
+        self._kept.keep([scores for _, scores in scored])
         for (job, _), (round_index, scores) in zip(pairs, scored, strict=True):
             assert isinstance(job.task, ScoreTask)
             self._emit(progress(self.name, scores, len(job.task.batch.tokens_T)))
@@ -158,7 +162,10 @@ class SearchStage(Stage):
             RoundPlanned(round=plan.index, draws=len(plan.samples_B), arms=arms, remaining=self.search.ledger.remaining)
         )
         opened = self._open[plan.index] = _OpenRound(plan, self._targets)
-        for batch in micro_batches(plan.samples_B, self._pool.lengths_N, self._batch_tokens):
+        taken, missing_B = self._kept.take(self.name, plan.samples_B, self._log, plan.index)
+        for scores in taken:
+            opened.accept(scores)
+        for batch in micro_batches(missing_B, self._pool.lengths_N, self._batch_tokens):
             known = self._log.find(self.name, batch)
             if known is not None:
                 opened.accept(known)
@@ -177,7 +184,14 @@ class SearchStage(Stage):
 
 
 def score_stage(
-    name: str, samples_B: IntArray, pool: TokenStore, batch_tokens: int, bank: str, log: ScoreLog, emit: Emit
+    name: str,
+    samples_B: IntArray,
+    pool: TokenStore,
+    batch_tokens: int,
+    bank: str,
+    log: ScoreLog,
+    emit: Emit,
+    kept: KeptSketches = NOTHING_KEPT,
 ) -> FixedStage:
     """Score a fixed set of samples (an audit, a whole pool), leaving out the micro-batches that the log holds."""
     batches = micro_batches(samples_B, pool.lengths_N, batch_tokens)
@@ -188,6 +202,7 @@ def score_stage(
     def accept(answers: Answers) -> None:
         scored = [(index, _scores(answer)) for index, answer in answers]
         log.append(name, [(-1, scores) for _, scores in scored])
+        kept.keep([scores for _, scores in scored])
         for index, scores in scored:
             emit(progress(name, scores, int(pool.lengths_N[batches[index]].sum())))
 

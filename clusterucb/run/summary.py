@@ -59,6 +59,17 @@ class TargetOutcome(_Part):
     audit: Recall | None
 
 
+class Gradients(_Part):
+    """How the pool's scores came about."""
+
+    computed: int
+    """Gradients that this run took."""
+    reused: int
+    """Samples whose sketches were taken from the store instead."""
+    exact: int
+    """Scored samples whose influence is of the gradient itself; the others' is of its sketch."""
+
+
 class WorkerUse(_Part):
     """What one worker ran on and its peak memory."""
 
@@ -89,6 +100,7 @@ class Summary(_Part):
     """None with several targets: each has its own."""
     targets: tuple[TargetOutcome, ...]
     """Of several targets."""
+    gradients: Gradients
     cost: CostLedger
     workers: tuple[WorkerUse, ...]
 
@@ -123,6 +135,7 @@ def summarise(
     labels_N: npt.NDArray[np.int32] | None,
     drawn: ScoreTable,
     everything: ScoreTable,
+    exact_B: npt.NDArray[np.bool_],
     subset: SelectedSubset,
     audit: AuditEstimate | None,
     targets: tuple[TargetOutcome, ...],
@@ -156,6 +169,11 @@ def summarise(
         ),
         audit=recall_of(audit),
         targets=targets,
+        gradients=Gradients(
+            computed=int((~everything.reused_B).sum()) + len(everything.failures),
+            reused=int(everything.reused_B.sum()),
+            exact=int(exact_B.sum()),
+        ),
         cost=cost,
         workers=tuple(
             WorkerUse(device=info.device, peak_host_gib=info.peak_host_gib, peak_device_gib=info.peak_device_gib)
