@@ -24,6 +24,7 @@ from clusterucb.run.run_folder import RunFolder
 from clusterucb.settings import build_config
 from ray_app.views import Mode, view_of
 
+_IMAGES = ("png", "svg")
 Metric = Literal["recall", "influence", "spearman", "cost"]
 
 _METRICS: tuple[tuple[Metric, str], ...] = (
@@ -131,6 +132,7 @@ def _judge(
     mode: Mode,
 ) -> Comparison:
     """Simulate every trial; write CSV, JSON and plot."""
+    from ray_app.compare_front import plot_front
     from ray_app.compare_plot import plot
 
     usable = int(reference.usable_N.sum())
@@ -150,30 +152,48 @@ def _judge(
     write_csv(out.path / "compare.csv", found)
     write_atomically(out.path / "compare.json", comparison.model_dump_json(indent=1) + "\n")
     plot(comparison, out.path / "compare")
-    for ending in ("csv", "json", "png", "svg"):
-        out.replica.put(out.path / f"compare.{ending}")
+    plot_front(comparison, out.path / "compare-front")
+    for name in ("compare.csv", "compare.json", *(f"compare{of}.{kind}" for of in ("", "-front") for kind in _IMAGES)):
+        out.replica.put(out.path / name)
     return comparison
 
 
 def print_comparison(comparison: Comparison, out: RunFolder, console: Console) -> None:
     """Print a table a metric, one column a budget, and where the files are."""
+    *others, last = comparison.targets
     for metric, title in _METRICS:
-        console.print(_table(comparison, metric, title.format(k=comparison.selected)))
+        for target in (*others, last) if metric == "recall" else (last,):
+            named = f" ({target})" if target else ""
+            console.print(_table(comparison, metric, title.format(k=comparison.selected) + named, target))
+    console.print(_front(comparison, last))
     console.print(
         f"mean ± standard deviation over {len(comparison.seeds)} seeds; {comparison.pool} usable samples, "
         f"{comparison.selected} selected; exhaustive scoring is 1 in recall, influence and cost\n"
-        f"every trial is in {out.location}/compare.csv, the means in compare.json, the plot in compare.png and "
-        f"compare.svg",
+        f"every trial is in {out.location}/compare.csv, the means in compare.json, the plots in compare.png, "
+        f"compare-front.png and their .svg",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _table(comparison: Comparison, metric: Metric, title: str) -> Table:
+def _front(comparison: Comparison, target: str) -> Table:
+    """Return what recalls most for its cost, everything included."""
+    table = Table(title="front: nothing else recalls as much for less", title_justify="left")
+    for column in ("features", "allocator"):
+        table.add_column(column)
+    for column in ("budget", "cost", "of it features", "recall"):
+        table.add_column(column, justify="right")
+    for line in comparison.front(target):
+        shares = (f"{line.cost.mean:.3f}", f"{line.features_cost:.3f}", _cell(line.recall))
+        table.add_row(line.features, line.allocator, f"{line.budget:.4g}", *shares)
+    return table
+
+
+def _table(comparison: Comparison, metric: Metric, title: str, target: str) -> Table:
     budgets = sorted({line.budget for line in comparison.lines if line.allocator != "exhaustive"})
     groups: dict[tuple[str, str], dict[float, Line]] = {}
     for line in comparison.lines:
-        if line.allocator != "exhaustive":
+        if line.allocator != "exhaustive" and line.target == target:
             groups.setdefault((line.features, line.allocator), {})[line.budget] = line
     table = Table(title=title, title_justify="left")
     for column in ("features", "allocator"):

@@ -22,8 +22,9 @@ def plot(comparison: Comparison, beside: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "clusterucb"  # equal comparisons, equal bytes
     from matplotlib import pyplot
 
-    kinds = list(dict.fromkeys(line.features for line in comparison.lines if line.features != NO_FEATURES))
-    allocators = list(dict.fromkeys(line.allocator for line in comparison.lines if line.features != NO_FEATURES))
+    shown = [line for line in comparison.lines if line.target == comparison.targets[-1]]
+    kinds = list(dict.fromkeys(line.features for line in shown if line.features != NO_FEATURES))
+    allocators = list(dict.fromkeys(line.allocator for line in shown if line.features != NO_FEATURES))
     panels = kinds or [NO_FEATURES]
     columns = min(len(panels), _COLUMNS)
     rows = math.ceil(len(panels) / columns)
@@ -37,9 +38,9 @@ def plot(comparison: Comparison, beside: Path) -> None:
         layout="constrained",
     )
     for panel, kind in zip(grid.flat, panels, strict=False):
-        _baseline(panel, comparison)
+        _baseline(panel, shown)
         for i, allocator in enumerate(allocators):
-            lines = [line for line in comparison.lines if (line.features, line.allocator) == (kind, allocator)]
+            lines = [line for line in shown if (line.features, line.allocator) == (kind, allocator)]
             _curve(panel, lines, allocator, f"C{i}", _MARKERS[i % len(_MARKERS)], i - (len(allocators) - 1) / 2)
         panel.set_title("" if kind == NO_FEATURES else f"clusters of {kind} features")
         panel.set_xlabel("cost over exhaustive scoring, features included")
@@ -60,9 +61,9 @@ def plot(comparison: Comparison, beside: Path) -> None:
     pyplot.close(figure)
 
 
-def _baseline(panel: "Axes", comparison: Comparison) -> None:
+def _baseline(panel: "Axes", shown: list[Line]) -> None:
     """Draw uniform draws and the exhaustive reference, which use no features, in every panel."""
-    uniform = [line for line in comparison.lines if line.allocator == "uniform"]
+    uniform = [line for line in shown if line.allocator == "uniform"]
     _curve(panel, uniform, "uniform", "0.55", ".", 0.0)
     panel.plot([1.0], [1.0], "*", color="black", markersize=11, label="exhaustive", linestyle="none", clip_on=False)
 

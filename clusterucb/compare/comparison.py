@@ -32,18 +32,23 @@ ALLOCATORS: tuple[str, ...] = tuple(
 """Names of all allocators."""
 NO_FEATURES = "none"
 """Features of uniform draws and of the exhaustive reference, which look at none."""
+MEAN = "mean"
+"""Target of a trial's mean over several targets."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reference:
-    """The exhaustive scoring of a pool of N samples."""
+    """The exhaustive scoring of a pool of N samples, for one target or for M that share the draws."""
 
     rewards_N: Real
-    """NaN where a sample failed or could not be used."""
+    """N, or N x M with several targets; NaN where a sample failed or could not be used."""
     usable_N: npt.NDArray[np.bool_]
     tokens_N: IntArray
     target_tokens: float = 0.0
     """Tokens of the target weighted by passes; every arm of a comparison pays them."""
+    targets: tuple[str, ...] = ("",)
+    """Their names; none where there is only one."""
+    weights: tuple[float, ...] = (1.0,)
 
     @property
     def cost(self) -> float:
@@ -92,6 +97,8 @@ class Trial:
     allocator: str
     budget: float
     seed: int
+    target: str
+    """Whose top set it is; none where there is one target, `mean` for the mean of several."""
     clusters: int
     rounds: int
     gradients: float
@@ -102,9 +109,12 @@ class Trial:
     """Sum of the k best rewards drawn over the sum of the pool's k best."""
     spearman: float
     """Rank correlation, over all samples with a reward, between the true reward and the mean reward observed in the
-    sample's own cluster (the mean of all draws where none of the cluster was observed). NaN without clusters."""
+    sample's own cluster (the mean of all draws where none of the cluster was observed). NaN without clusters, and for
+    the mean of several targets."""
     cost: float
     """Tokens weighted by passes (features, target and draws) over those of the exhaustive scoring."""
+    features_cost: float
+    """What of it the features are."""
 
 
 def plan_of(allocators: Sequence[str], budgets: Sequence[float], num_seeds: int, settings: config.RunConfig) -> Plan:
@@ -153,14 +163,16 @@ def trials(
 
     `settings` gives what the plan doesn't vary: clusters, cold start, rounds and the size of the selection.
     """
+    if len(reference.targets) > 1:
+        assert reference.rewards_N.shape[1:] == (len(reference.targets),), "rewards and targets differ"
     nothing = PoolFeatures(NO_FEATURES, np.empty((len(reference.rewards_N), 0)), reference.usable_N, 0.0)
     together_N = np.where(reference.usable_N, 0, -1).astype(np.int32)
-    yield _trial(reference, nothing, together_N, config.Exhaustive(), 1.0, plan.seeds[0], settings)
+    yield from _trials(reference, nothing, together_N, config.Exhaustive(), 1.0, plan.seeds[0], settings)
     clustered = [allocator for allocator in plan.allocators if allocator.kind != "uniform"]
     if len(clustered) < len(plan.allocators):
         for budget in plan.budgets:
             for seed in plan.seeds:
-                yield _trial(reference, nothing, together_N, config.Uniform(), budget, seed, settings)
+                yield from _trials(reference, nothing, together_N, config.Uniform(), budget, seed, settings)
     for kind in features if clustered else ():
         usable_N = reference.usable_N & kind.usable_N
         for seed in plan.seeds:
@@ -171,10 +183,10 @@ def trials(
                     stream = Streams.of(seed).clusters
                     labels[k] = fit(kind.matrix_NF, k, settings.clusters, stream, usable_N).labels_N
                 for allocator in clustered:
-                    yield _trial(reference, kind, labels[k], allocator, budget, seed, settings)
+                    yield from _trials(reference, kind, labels[k], allocator, budget, seed, settings)
 
 
-def _trial(
+def _trials(
     reference: Reference,
     features: PoolFeatures,
     labels_N: Labels,
@@ -182,25 +194,35 @@ def _trial(
     budget: float,
     seed: int,
     settings: config.RunConfig,
-) -> Trial:
+) -> Iterator[Trial]:
+    """Yield what one search found: of several targets for each, and their mean."""
     search = settings.search.model_copy(update={"allocator": allocator, "budget": budget})
     usable = int((labels_N >= 0).sum())
     share = settings.selection.size(usable) / usable
-    run = simulate(reference.rewards_N, labels_N, search, share, Streams.of(seed).search, features.known)
+    draws = Streams.of(seed).search
+    run = simulate(reference.rewards_N, labels_N, search, share, draws, features.known, reference.weights)
     tokens = float(reference.tokens_N[run.drawn].sum()) * (1 + run.ledger.failed / max(1, len(run.drawn)))
-    return Trial(
-        features=features.name,
-        allocator=allocator.kind,
-        budget=budget,
-        seed=seed,
-        clusters=int(labels_N.max()) + 1,
-        rounds=run.rounds,
-        gradients=run.ledger.planned / usable,
-        recall=run.recall,
-        influence=run.influence,
-        spearman=_spearman(reference.rewards_N, labels_N, run.drawn),
-        cost=(2.0 * tokens + reference.target_tokens + features.cost) / reference.cost,
-    )
+    columns = reference.rewards_N.reshape(len(reference.rewards_N), -1).T
+    spearmans = [_spearman(column_N, labels_N, run.drawn) for column_N in columns]
+    found = list(zip(reference.targets, run.recalls, run.influences, spearmans, strict=True))
+    if len(found) > 1:
+        found.append((MEAN, run.recall, run.influence, math.nan))
+    for target, recall, influence, spearman in found:
+        yield Trial(
+            features=features.name,
+            allocator=allocator.kind,
+            budget=budget,
+            seed=seed,
+            target=target,
+            clusters=int(labels_N.max()) + 1,
+            rounds=run.rounds,
+            gradients=run.ledger.planned / usable,
+            recall=recall,
+            influence=influence,
+            spearman=spearman,
+            cost=(2.0 * tokens + reference.target_tokens + features.cost) / reference.cost,
+            features_cost=features.cost / reference.cost,
+        )
 
 
 def _spearman(rewards_N: Real, labels_N: Labels, drawn: IntArray) -> float:

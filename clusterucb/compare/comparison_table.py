@@ -31,12 +31,16 @@ class Line(BaseModel):
     features: str
     allocator: str
     budget: float
+    target: str
     clusters: int
     recall: Spread
     influence: Spread
     spearman: Spread | None
     gradients: Spread
     cost: Spread
+    features_cost: float
+    on_front: bool
+    """Whether no other line of this target has at least its recall for less."""
 
 
 class Comparison(BaseModel):
@@ -49,13 +53,36 @@ class Comparison(BaseModel):
     seeds: tuple[int, ...]
     lines: tuple[Line, ...]
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets, the mean of several last; one name, which is empty, where there is one."""
+        return tuple(dict.fromkeys(line.target for line in self.lines))
+
+    def front(self, target: str) -> tuple[Line, ...]:
+        """Return the lines that recall most for their cost, the cheapest first."""
+        front = (line for line in self.lines if line.target == target and line.on_front)
+        return tuple(sorted(front, key=lambda line: line.cost.mean))
+
 
 def averages(trials: Iterable[Trial]) -> tuple[Line, ...]:
-    """Average over seeds, keeping the order in which features and allocators first appear; budgets ascend."""
-    groups: dict[tuple[str, str], dict[float, list[Trial]]] = {}
+    """Average over seeds, keeping the order in which features, allocators and targets first appear; budgets ascend."""
+    groups: dict[tuple[str, str, str], dict[float, list[Trial]]] = {}
     for trial in trials:
-        groups.setdefault((trial.features, trial.allocator), {}).setdefault(trial.budget, []).append(trial)
-    return tuple(_line(budgets[budget]) for budgets in groups.values() for budget in sorted(budgets))
+        key = (trial.features, trial.allocator, trial.target)
+        groups.setdefault(key, {}).setdefault(trial.budget, []).append(trial)
+    lines = [_line(budgets[budget]) for budgets in groups.values() for budget in sorted(budgets)]
+    return tuple(line.model_copy(update={"on_front": not _beaten(line, lines)}) for line in lines)
+
+
+def _beaten(line: Line, lines: Sequence[Line]) -> bool:
+    """Whether another line recalls as much for less, or more for as much."""
+    return any(
+        other.target == line.target
+        and other.recall.mean >= line.recall.mean
+        and other.cost.mean <= line.cost.mean
+        and (other.recall.mean, other.cost.mean) != (line.recall.mean, line.cost.mean)
+        for other in lines
+    )
 
 
 def _line(group: Sequence[Trial]) -> Line:
@@ -65,12 +92,15 @@ def _line(group: Sequence[Trial]) -> Line:
         features=first.features,
         allocator=first.allocator,
         budget=first.budget,
+        target=first.target,
         clusters=first.clusters,
         recall=_spread([trial.recall for trial in group]),
         influence=_spread([trial.influence for trial in group]),
         spearman=_spread([trial.spearman for trial in group]) if ranked else None,
         gradients=_spread([trial.gradients for trial in group]),
         cost=_spread([trial.cost for trial in group]),
+        features_cost=first.features_cost,
+        on_front=False,
     )
 
 

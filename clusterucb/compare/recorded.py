@@ -4,6 +4,10 @@ Arrays, N rows each: `influence_<target>` (N, S), one column a subtask; `sketch`
 `num_tokens` (N,) where costs should count tokens rather than samples; `id` (N,) where two tables meet. For prediction
 also `source` (N,), and `target_sketch_<target>` (S, F), which a later checkpoint's target has in the sketch's space.
 
+Any other features are `features_<name>` (N, F), and `passes_<name>` (one number) says what they cost: passes over the
+pool's tokens, one through the whole model being 1. `target_<name>_<target>` (S, F) are the target's own features of
+that name; the part `match-<name>` stands for their products with the pool's.
+
 Features are named by their parts, joined by `+`: `earlier+influence+match` are an earlier table's sketches and its
 influence on the same target, and the products of its sketches with this table's target. Clusters come from the first
 part alone; prediction sees all of them.
@@ -23,6 +27,7 @@ from clusterucb.search.predictive import Columns, Factor, Knowledge
 from clusterucb.types import IntArray
 
 _INFLUENCE, _TARGET_SKETCH = "influence_", "target_sketch_"
+_FEATURES, _COST, _MATCH = "features_", "passes_", "match-"
 _ARRAYS = {"hidden": "hidden", "gradient": "sketch"}
 """Array that holds each kind of features."""
 _PASSES = {"hidden": 1.0, "gradient": 2.0}
@@ -59,7 +64,8 @@ class RecordedTable:
     @property
     def kinds(self) -> tuple[str, ...]:
         """Features that were recorded."""
-        return tuple(kind for kind, name in _ARRAYS.items() if name in self._names)
+        further = (name.removeprefix(_FEATURES) for name in self._names if name.startswith(_FEATURES))
+        return (*(kind for kind, name in _ARRAYS.items() if name in self._names), *further)
 
     def target(self, name: str | None) -> str:
         """Return the target of that name, which may be left out where there is only one."""
@@ -89,10 +95,25 @@ class RecordedTable:
         return np.unique(self._read("source"), return_inverse=True)[1].astype(np.int64)
 
     def reference(self, target: str | None) -> Reference:
-        """Return the rewards for a target, which may be left out where there is only one."""
-        influence_NS = self.influence(target)
-        rewards_N: npt.NDArray[np.float64] = influence_NS.max(axis=1).astype(np.float64)
-        return Reference(rewards_N, np.ones(len(rewards_N), np.bool_), self._tokens_N(len(rewards_N)))
+        """Return the rewards for a target, which may be left out where there is only one, or for several that share
+        the draws, joined by `+`."""
+        names = self._several(target)
+        rewards_NM = np.stack([self.influence(name).max(axis=1).astype(np.float64) for name in names], axis=1)
+        tokens_N = self._tokens_N(len(rewards_NM))
+        usable_N = np.ones(len(rewards_NM), np.bool_)
+        if len(names) == 1:
+            return Reference(np.ascontiguousarray(rewards_NM[:, 0]), usable_N, tokens_N)
+        return Reference(rewards_NM, usable_N, tokens_N, 0.0, names, (1.0,) * len(names))
+
+    def _several(self, target: str | None) -> tuple[str, ...]:
+        return (self.target(None),) if target is None else tuple(self.target(name) for name in target.split("+"))
+
+    def _passes(self, kind: str) -> float:
+        if kind in _PASSES:
+            return _PASSES[kind]
+        if f"{_COST}{kind}" not in self._names:
+            raise DataError(f"{self.path} does not say what {kind} features cost: add {_COST}{kind}, one number")
+        return float(self._read(f"{_COST}{kind}"))
 
     def features(self, kind: str) -> PoolFeatures:
         """Return features of this checkpoint."""
@@ -100,8 +121,8 @@ class RecordedTable:
             raise DataError(
                 f"{self.path} holds no features {kind!r}: choose from {', '.join(self.kinds) or 'none: there are none'}"
             )
-        matrix_NF = self._read(_ARRAYS[kind])
-        cost = _PASSES[kind] * float(self._tokens_N(len(matrix_NF)).sum())
+        matrix_NF = self._read(_ARRAYS.get(kind, f"{_FEATURES}{kind}"))
+        cost = self._passes(kind) * float(self._tokens_N(len(matrix_NF)).sum())
         return PoolFeatures(kind, matrix_NF, np.ones(len(matrix_NF), np.bool_), cost)
 
     def earlier_features(self, later: "RecordedTable") -> PoolFeatures:
@@ -115,14 +136,15 @@ class RecordedTable:
         """Return the features that parts joined by `+` name; `earlier` is the table of an earlier checkpoint."""
         first, *rest = parts.split("+")
         base = self._matrix(first, earlier)
-        more = [self._matrix(part, earlier) for part in rest if part not in _BESIDE]
+        more = [self._matrix(part, earlier) for part in rest if part not in _BESIDE and not part.startswith(_MATCH)]
         columns: list[Columns] = []
         factors: list[Factor] = []
         for part in rest:
             if part == "source":
                 factors.append(Factor(part, self.sources()))
-            elif part in _BESIDE:
-                columns.append(Columns(part, self._column(part, target, earlier)))
+            elif part in _BESIDE or part.startswith(_MATCH):
+                for name in self._several(target):
+                    columns.append(Columns(f"{part} {name}", self._column(part, name, earlier)))
         beside = Knowledge(tuple(each.matrix_NF for each in more), tuple(columns), tuple(factors))
         usable_N = np.logical_and.reduce([base.usable_N, *(each.usable_N for each in more)])
         return PoolFeatures(parts, base.matrix_NF, usable_N, base.cost + sum(each.cost for each in more), beside)
@@ -131,6 +153,8 @@ class RecordedTable:
         return _named(part, earlier).earlier_features(self) if part == "earlier" else self.features(part)
 
     def _column(self, part: str, target: str | None, earlier: "RecordedTable | None") -> npt.NDArray[np.float64]:
+        if part.startswith(_MATCH):
+            return self._products(part.removeprefix(_MATCH), self.target(target))
         before = _named(part, earlier)
         sketches_ND = before.earlier_features(self).matrix_NF  # checks that both hold one pool
         if part == "influence":
@@ -142,6 +166,12 @@ class RecordedTable:
                 f"{wanted_SD.shape[1]}: leave the part `match` out"
             )
         return sketches_ND.astype(np.float64) @ wanted_SD.T
+
+    def _products(self, kind: str, target: str) -> npt.NDArray[np.float64]:
+        name = f"target_{kind}_{target}"
+        if name not in self._names:
+            raise DataError(f"{self.path} holds no {name}: leave the part {_MATCH}{kind} out")
+        return self.features(kind).matrix_NF.astype(np.float64) @ self._read(name).astype(np.float64).T
 
     def _pool(self) -> list[Any]:
         """Return the ids, or one number a row where there are none."""

@@ -33,6 +33,7 @@ from clusterucb.run.prior_knowledge import known_beside, sources_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.shared_scores import rewards_BM
 from clusterucb.run.target_columns import target_columns
 from clusterucb.run.target_stage import load_bank
 from clusterucb.search.predictive import Columns, Knowledge
@@ -79,10 +80,13 @@ def read_reference(folder: RunFolder) -> Reference:
     """Read every reward of a finished exhaustive run."""
     pool, _ = open_prepared(folder)
     table = _table(folder)
-    rewards_N = np.full(pool.num_samples, np.nan)
-    rewards_N[table.samples_B] = table.reward_B
-    target = (weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "target")
-    return Reference(rewards_N, pool.usable_N, pool.lengths_N, sum(target))
+    targets = target_columns(folder.read_config(), load_bank(folder.state).subtasks)
+    rewards_NM = np.full((pool.num_samples, len(targets)), np.nan)
+    rewards_NM[table.samples_B] = rewards_BM(table, targets)
+    rewards_N = rewards_NM[:, 0].copy() if len(targets) == 1 else rewards_NM
+    examples = (weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "target")
+    names, weights = tuple(each.name for each in targets), tuple(each.weight for each in targets)
+    return Reference(rewards_N, pool.usable_N, pool.lengths_N, sum(examples), names, weights)
 
 
 def read_features(kind: str, folders: Mapping[str, RunFolder], reference: RunFolder) -> PoolFeatures:

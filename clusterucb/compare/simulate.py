@@ -1,5 +1,6 @@
 """Run a search against recorded rewards, in this process: what an allocator finds, in seconds instead of GPU hours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +20,20 @@ class SimulatedRun:
     """Observed samples, in planned order."""
     ledger: Ledger
     rounds: int
-    recall: float
-    """Share of the pool's true top-k that was drawn."""
-    influence: float
-    """Sum of the k best drawn rewards over the sum of the pool's k best."""
+    recalls: tuple[float, ...]
+    """Of each target, the share of the pool's true top-k that was drawn."""
+    influences: tuple[float, ...]
+    """Of each target, the sum of the k best drawn rewards over the sum of the pool's k best."""
+
+    @property
+    def recall(self) -> float:
+        """Mean over the targets."""
+        return float(np.mean(self.recalls))
+
+    @property
+    def influence(self) -> float:
+        """Mean over the targets."""
+        return float(np.mean(self.influences))
 
 
 def drive(search: Search, rewards_N: npt.NDArray[np.float64]) -> IntArray:
@@ -49,18 +60,26 @@ def simulate(
     selection_share: float,
     rng: np.random.Generator,
     known: Knowledge | None = None,
+    weights: Sequence[float] = (1.0,),
 ) -> SimulatedRun:
-    """Search recorded rewards for the top `selection_share` of the drawable samples."""
-    engine = Search(labels_N, search, selection_share, rng, known)
+    """Search recorded rewards (N, or N x M for M weights) for the top `selection_share` of the drawable samples."""
+    engine = Search(labels_N, search, selection_share, rng, known, weights)
     drawn = drive(engine, rewards_N)
-    ranked = np.flatnonzero((labels_N >= 0) & np.isfinite(rewards_N))
-    ranked = ranked[np.argsort(-rewards_N[ranked], kind="stable")]
-    top = ranked[: config.Selection(share=selection_share).size(int((labels_N >= 0).sum()))]
-    best = np.sort(rewards_N[drawn])[::-1][: len(top)]
+    count = config.Selection(share=selection_share).size(int((labels_N >= 0).sum()))
+    found = [_found(column_N, labels_N, drawn, count) for column_N in rewards_N.reshape(len(rewards_N), -1).T]
     return SimulatedRun(
         drawn=drawn,
         ledger=engine.ledger,
         rounds=engine.rounds_told,
-        recall=float(np.isin(top, drawn).mean()),
-        influence=float(best.sum() / rewards_N[top].sum()),
+        recalls=tuple(recall for recall, _ in found),
+        influences=tuple(influence for _, influence in found),
     )
+
+
+def _found(
+    rewards_N: npt.NDArray[np.float64], labels_N: npt.NDArray[np.int32], drawn: IntArray, count: int
+) -> tuple[float, float]:
+    ranked = np.flatnonzero((labels_N >= 0) & np.isfinite(rewards_N))
+    top = ranked[np.argsort(-rewards_N[ranked], kind="stable")][:count]
+    best = np.sort(rewards_N[drawn])[::-1][: len(top)]
+    return float(np.isin(top, drawn).mean()), float(best.sum() / rewards_N[top].sum())

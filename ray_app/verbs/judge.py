@@ -58,7 +58,9 @@ def compare(
     budgets: Annotated[str, typer.Option(help="Shares of the pool, comma-separated.")] = "0.1,0.2,0.3",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of clusters and draws, counted from `seed`.")] = 4,
     table: Annotated[Path | None, typer.Option(help="Judge from a recorded .npz table instead of a run.")] = None,
-    target: Annotated[str | None, typer.Option(help="Target in the table.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Target in the table; several that share draws: gsm8k+mbpp.")
+    ] = None,
     earlier: Annotated[
         Path | None, typer.Option(help="Table of an earlier checkpoint, whose sketches are features `earlier`.")
     ] = None,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clusterucb.compare.comparison import ALLOCATORS, PoolFeatures, Reference, Trial, check_plan, plan_of, trials
-from clusterucb.compare.comparison_table import averages, write_csv
+from clusterucb.compare.comparison_table import Comparison, averages, write_csv
 from clusterucb.config import RunConfig
 from clusterucb.errors import ConfigError
 
@@ -109,8 +109,8 @@ def test_a_row_a_trial(reference: Reference, features: PoolFeatures, tmp_path: P
     with (tmp_path / "compare.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [
-        "features", "allocator", "budget", "seed", "clusters", "rounds",
-        "gradients", "recall", "influence", "spearman", "cost",
+        "features", "allocator", "budget", "seed", "target", "clusters", "rounds",
+        "gradients", "recall", "influence", "spearman", "cost", "features_cost",
     ]  # fmt: skip
     assert len({(row["features"], row["allocator"], row["budget"], row["seed"]) for row in rows}) == len(rows)
     assert rows[0]["spearman"] == ""
@@ -149,3 +149,26 @@ def test_what_cannot_be_compared_is_refused(
     config = settings(clusters={"k": 20})
     with pytest.raises(ConfigError, match=message):
         check_plan(plan_of(allocators, budgets, seeds, config), config, POOL)
+
+
+def test_several_targets_share_one_search_and_are_judged_apart(reference: Reference, features: PoolFeatures):
+    other_N = 100.0 * np.random.default_rng(5).permutation(reference.rewards_N)
+    rewards_NM = np.stack([reference.rewards_N, other_N], axis=1)
+    both = replace(reference, rewards_N=rewards_NM, targets=("a", "b"), weights=(1.0, 1.0))
+    found = compared(both, features, ("ucb_beta",), seeds=3)
+    for one, two, mean in zip(found[::3], found[1::3], found[2::3], strict=True):
+        assert (one.target, two.target, mean.target) == ("a", "b", "mean")
+        assert one.cost == two.cost == mean.cost
+        assert mean.recall == pytest.approx((one.recall + two.recall) / 2)
+    lines = {(line.target, line.budget): line for line in averages(found) if line.allocator == "ucb_beta"}
+    assert lines["a", 0.3].recall.mean > lines["b", 0.3].recall.mean, "clusters say nothing of the shuffled one"
+
+
+def test_the_front_is_what_nothing_beats(reference: Reference, features: PoolFeatures):
+    lines = averages(compared(reference, features, ("ucb_beta", "predictive", "uniform")))
+    front = Comparison(pool=POOL, selected=20, seeds=(0, 1), lines=lines).front("")
+    assert front[-1].recall.mean == max(line.recall.mean for line in lines)
+    assert [line.recall.mean for line in front] == sorted({line.recall.mean for line in front})
+    for line in lines:
+        better = [each for each in front if each.recall.mean >= line.recall.mean and each.cost.mean <= line.cost.mean]
+        assert better, "everything is on the front or behind it"

@@ -85,3 +85,24 @@ def test_parts_that_cannot_be_had_are_named(tmp_path: Path):
         now.described("gradient+source", None, None)
     with pytest.raises(DataError, match="no features 'influence'"):
         now.described("influence", None, before)
+
+
+def test_further_features_cost_what_the_table_says_and_match_the_target(tmp_path: Path):
+    cheap_NF, wanted_SF = np.eye(3, 5, dtype=np.float16), np.array([[1.0, 0, 0, 0, 0], [0, 2.0, 0, 0, 0]])
+    more = {"features_proxy": cheap_NF, "passes_proxy": np.array(0.01), "target_proxy_sums": wanted_SF}
+    found = table(tmp_path / "one.npz", hidden=np.ones((3, 2)), **more)
+    assert found.kinds == ("hidden", "proxy")
+    described = found.described("proxy+hidden+match-proxy", "sums", None)
+    assert described.cost == pytest.approx(1.01 * (5 + 7 + 9))
+    np.testing.assert_array_equal(described.known.columns[0].values_NC, cheap_NF @ wanted_SF.T)
+    with pytest.raises(DataError, match="no target_hidden_sums: leave the part match-hidden out"):
+        found.described("proxy+match-hidden", "sums", None)
+    with pytest.raises(DataError, match="what proxy features cost: add passes_proxy"):
+        table(tmp_path / "two.npz", features_proxy=cheap_NF).features("proxy")
+
+
+def test_several_targets_are_columns_of_one_reference(tmp_path: Path):
+    found = table(tmp_path / "one.npz", influence_birds=np.array([0.5, 0.1, np.nan]))
+    both = found.reference("birds+sums")
+    assert both.targets == ("birds", "sums")
+    np.testing.assert_allclose(both.rewards_N, [[0.5, 0.3], [0.1, 0.2], [np.nan, np.nan]], rtol=1e-6)
