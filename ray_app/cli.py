@@ -9,7 +9,7 @@ import sys
 import typer
 
 from clusterucb.errors import ClusterUCBError, Stopped
-from ray_app.verbs import follow, judge, keep, remote, select, token
+from ray_app.verbs import follow, judge, keep, remote, select, token, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +21,8 @@ for verb in (
     select.select,
     select.resume,
     select.submit,
+    train.warmup,
+    train.run,
     judge.plan,
     judge.compare,
     judge.score,

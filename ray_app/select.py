@@ -41,7 +41,7 @@ def select(config: RunConfig, folder: RunFolder, address: str, view: View) -> Su
 
 def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: Work) -> None:
     """Prepare `folder` and do the work there; features that are there need no cluster."""
-    with view, _stoppable() as stop:
+    with view, stoppable() as stop:
 
         def reading(what: str, rows: int) -> None:
             if stop.is_set():
@@ -139,7 +139,7 @@ def _dismiss(folder: RunFolder) -> None:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[threading.Event]:
+def stoppable() -> Iterator[threading.Event]:
     """Turn SIGINT and SIGTERM into an event; the second one interrupts for good."""
     stop = threading.Event()
 

@@ -16,6 +16,7 @@ from clusterucb.run.events import (
     StageFinished,
     StageStarted,
     Started,
+    Stepped,
     parse_event,
 )
 from clusterucb.run.run_folder import RunFolder
@@ -42,7 +43,7 @@ class Status(BaseModel):
     error: str | None
 
 
-class _Reader:
+class EventReader:
     """Reads the events of a run, new ones at every call; a line that is being written waits for the next call."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -62,7 +63,7 @@ def read_status(run: str | Path) -> Status:
     folder = RunFolder.open(run)
     state, workers, error, last = "prepared", 0, None, None
     stages: dict[str, StageStatus] = {}
-    for event in _Reader(folder)():
+    for event in EventReader(folder)():
         last = event.time
         match event:
             case Started():
@@ -73,6 +74,8 @@ def read_status(run: str | Path) -> Status:
                 stages[event.stage].done += event.samples
             case StageFinished():
                 stages[event.stage].finished = True
+            case Stepped():
+                stages[event.stage].done += 1
             case Cancelled() | Finished():
                 state = event.event
             case Failed():
@@ -104,12 +107,13 @@ def print_status(status: Status, console: Console) -> None:
 def follow(run: str | Path, view: View) -> None:
     """Show the events of a run, those already there first, until it ends."""
     folder = RunFolder.open(run)
-    news, last = _Reader(folder), None
+    news, last = EventReader(folder), None
     with view:
         while True:
+            over = folder.finished  # before the last look
             for last in news():
                 view(last)
-            if isinstance(last, Finished | Cancelled | Failed):
+            if over or isinstance(last, Finished | Cancelled | Failed):
                 return
             time.sleep(folder.poll_s)
 

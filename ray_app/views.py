@@ -29,6 +29,7 @@ from clusterucb.run.events import (
     StageFinished,
     StageStarted,
     Started,
+    Stepped,
     Suspected,
     Waiting,
     WorkerLost,
@@ -156,6 +157,11 @@ class BarView:
                 self._began, self._samples, self._best, self._failed = self._clock(), 0, float("-inf"), 0
             case Progressed() if self._task is not None:
                 self._advance(self._task, event)
+            case Stepped() if self._task is not None:
+                self._samples += 1
+                rate = self._samples / max(self._clock() - self._began, 1e-9)
+                self._progress.update(self._task, advance=1, rate=f"{rate:.2f}/s", best=f"loss {event.loss:.3f}")
+                self._speak(event.stage, f"steps, {rate:.2f}/s, loss {event.loss:.3f}")
             case StageFinished() if self._task is not None:
                 done = self._progress.tasks[self._task].completed
                 self._progress.update(self._task, total=done)

@@ -61,9 +61,10 @@ def simulate(
     rng: np.random.Generator,
     known: Knowledge | None = None,
     weights: Sequence[float] = (1.0,),
+    earlier_NM: npt.NDArray[np.float64] | None = None,
 ) -> SimulatedRun:
     """Search recorded rewards (N, or N x M for M weights) for the top `selection_share` of the drawable samples."""
-    engine = Search(labels_N, search, selection_share, rng, known, weights)
+    engine = Search(labels_N, search, selection_share, rng, known, weights, earlier_NM)
     drawn = drive(engine, rewards_N)
     count = config.Selection(share=selection_share).size(int((labels_N >= 0).sum()))
     found = [_found(column_N, labels_N, drawn, count) for column_N in rewards_N.reshape(len(rewards_N), -1).T]

@@ -33,6 +33,7 @@ from clusterucb.config.gradients import (
     Sketch,
 )
 from clusterucb.config.inputs import Lora, Model, NamedTarget, Rows, Target, Tokens
+from clusterucb.config.loop import Loop, WarmArms
 from clusterucb.config.outcome import Audit, Selection
 from clusterucb.config.run import RunConfig
 from clusterucb.config.search import (
@@ -46,6 +47,7 @@ from clusterucb.config.search import (
     Ucb1,
     UcbBeta,
     Uniform,
+    WarmStart,
 )
 from clusterucb.config.section import Section, Seed, Share
 from clusterucb.config.service import (
@@ -85,6 +87,7 @@ __all__ = [
     "HeldOutRows",
     "HiddenFeatures",
     "Limits",
+    "Loop",
     "Lora",
     "Model",
     "Name",
@@ -121,6 +124,8 @@ __all__ = [
     "Ucb1",
     "UcbBeta",
     "Uniform",
+    "WarmArms",
+    "WarmStart",
     "Warmup",
     "Workers",
 ]

@@ -130,6 +130,9 @@ Features = Annotated[
 class Clusters(Section):
     """Spherical k-means over the features."""
 
+    path: str | None = None
+    """Folder or URL of an earlier run whose clusters are kept; none makes them from the features. Samples that it did
+    not know are left out."""
     k: int | Literal["auto"] = "auto"
     """`auto` is min(sqrt(N), budget * N / 5), at least 2: the budget buys five draws a cluster or more."""
     center: bool = True

@@ -6,6 +6,7 @@ from clusterucb.config.features import Clusters, Features, HiddenFeatures
 from clusterucb.config.gates import Gates
 from clusterucb.config.gradients import Gradients
 from clusterucb.config.inputs import Model, NamedTarget, Rows, Target, Tokens
+from clusterucb.config.loop import Loop
 from clusterucb.config.outcome import Audit, Selection
 from clusterucb.config.search import Search
 from clusterucb.config.section import Section, Seed
@@ -33,6 +34,7 @@ class RunConfig(Section):
     audit: Audit = Audit()
     training: Training = Training()
     warmup: Warmup = Warmup()
+    loop: Loop = Loop()
     store: Store = Store()
     workers: Workers = Workers()
     seed: Seed = 0

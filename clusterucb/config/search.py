@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from clusterucb.config.section import Section, Share
 
@@ -79,6 +79,20 @@ class Rounds(Section):
     drains."""
 
 
+class WarmStart(Section):
+    """Begin with what an earlier run found of the same samples: a few draws an arm settle the scale of rewards, and
+    the earlier ones then count as discounted draws, fewer where arms have moved. For `ucb_beta` and `ucb1`."""
+
+    path: str
+    """Folder or URL of the earlier run."""
+    discount: float = Field(default=0.5, gt=0, le=1)
+    """Draws of now that an earlier one counts for at most."""
+    probe: float = Field(default=0.005, ge=0, le=1)
+    """Share of every cluster that is drawn first, in place of `search.cold_start`."""
+    probe_min: int = Field(default=1, ge=1)
+    """Draws a cluster gets at least in this probe."""
+
+
 class Search(Section):
     """Which samples are scored."""
 
@@ -90,6 +104,29 @@ class Search(Section):
     cold_start_min: int = Field(default=2, ge=1)
     """Draws a cluster gets at least in the cold start (its size permitting)."""
     rounds: Rounds = Rounds()
+    warm_start: WarmStart | None = None
+    """None: every search begins anew, as in the paper."""
     compat: Literal["official"] | None = None
     """`official` reproduces the released code: cold start max(floor(share*size), 1) a cluster and population
     deviations."""
+
+    @property
+    def first_share(self) -> float:
+        """Share of every cluster that is drawn first."""
+        return self.cold_start if self.warm_start is None else self.warm_start.probe
+
+    @property
+    def first_min(self) -> int:
+        """Draws that a cluster gets first, at least."""
+        return self.cold_start_min if self.warm_start is None else self.warm_start.probe_min
+
+    @model_validator(mode="after")
+    def _means_can_be_brought(self) -> "Search":
+        if self.warm_start is not None and self.allocator.kind not in ("ucb_beta", "ucb1"):
+            raise ValueError(
+                f"search.warm_start brings means of clusters, and search.allocator.kind {self.allocator.kind} does not "
+                f"look at them: use ucb_beta or ucb1, or leave it out (predictive learns from features.path)"
+            )
+        if self.warm_start is not None and self.compat is not None:
+            raise ValueError("search.warm_start is not in the released code: leave search.compat out")
+        return self

@@ -133,11 +133,28 @@ class Stepped(_Event):
     """An optimizer step was made; `loss` is the mean over its label tokens."""
 
     event: Literal["stepped"] = "stepped"
+    stage: str = "training"
     step: int
     learning_rate: float
     loss: float
     gradient_norm: float
     tokens: int
+
+
+class Trained(_Event):
+    """A training ended: its checkpoint is written."""
+
+    event: Literal["trained"] = "trained"
+    steps: int
+    loss: float
+    """Of the last step."""
+
+
+class Completed(_Event):
+    """A loop ended: the final adapter is written."""
+
+    event: Literal["completed"] = "completed"
+    periods: int
 
 
 class Finished(_Event):
@@ -174,6 +191,8 @@ Event = Annotated[
     | Suspected
     | Waiting
     | Stepped
+    | Trained
+    | Completed
     | Finished
     | Cancelled
     | Failed,

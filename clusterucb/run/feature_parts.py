@@ -88,8 +88,8 @@ def parts_in_use(config: RunConfig) -> tuple[FeaturePart, ...]:
             return ()
         case "predictive":
             return feature_parts(config.features)
-        case _:
-            return feature_parts(config.features)[:1]
+        case _:  # clusters that are brought need no features
+            return () if config.clusters.path is not None else feature_parts(config.features)[:1]
 
 
 def save_shares(state: Path, shares: dict[str, float]) -> Path:

@@ -17,6 +17,7 @@ from clusterucb.errors import DataError
 from clusterucb.features.clustering import fit, resolve_k
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.joint import Scale
+from clusterucb.run.brought_clusters import earlier_rewards_NM, save_clusters, saved_clusters
 from clusterucb.run.costs import ledger, saved_costs, scored_cost
 from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.earlier_run import predictions_file
@@ -94,7 +95,7 @@ class SelectionRun:
             parts = prepared_parts(config, self._pool)
             yield from feature_stages(config, parts, self._pool, folder, self._emit)
             stores = [feature_store(part, folder) for part in parts]
-            labels = self._cluster(stores[0]).labels_N
+            labels = self._cluster(stores[0] if stores else None).labels_N
             self._note_parts(parts, stores)
             yield from self._search(labels, self._known(parts, stores))
         if config.gradients.scoring == "shortlist":
@@ -148,20 +149,26 @@ class SelectionRun:
             store.write(self._log.sketches(), self._table("pool").failures)
         return store
 
-    def _cluster(self, store: FeatureStore) -> Clusters:
-        for failure in store.failures():
+    def _cluster(self, store: FeatureStore | None) -> Clusters:
+        for failure in () if store is None else store.failures():
             self._usable_N[failure.sample] = False
             self._note(f"pool: excluded {self._pool.ids[failure.sample]}: no features ({failure.reason})")
-        path = self.folder.state / "clusters.npz"
-        if path.exists():
-            with np.load(path) as found:
-                return Clusters(found["labels_N"], found["centroids_KF"])
+        found = saved_clusters(self.folder)
+        if found is not None:
+            if self.config.clusters.path is not None:
+                self._leave_out_strangers(found)
+            return found
+        assert store is not None, "clusters are brought where there are no features"
         k = resolve_k(self.config.clusters, int(self._usable_N.sum()), self.config.search.budget)
         clusters = fit(store.matrix(), k, self.config.clusters, self._streams.clusters, self._usable_N)
-        with replacing(path) as beside, beside.open("wb") as file:
-            np.savez(file, labels_N=clusters.labels_N, centroids_KF=clusters.centroids_KF)
-        self.folder.replica.put(path)
+        save_clusters(clusters, self.folder)
         return clusters
+
+    def _leave_out_strangers(self, clusters: Clusters) -> None:
+        strangers = self._usable_N & (clusters.labels_N < 0)
+        self._usable_N &= ~strangers
+        if count := int(strangers.sum()):
+            self._note(f"pool: {count} samples have no cluster in {self.config.clusters.path} and are left out")
 
     def _known(self, parts: Sequence[PreparedPart], stores: Sequence[FeatureStore]) -> Knowledge | None:
         config = self.config
@@ -190,7 +197,8 @@ class SelectionRun:
     def _search(self, labels_N: Labels, known: Knowledge | None = None) -> Iterator[Stage]:
         usable = int((labels_N >= 0).sum())
         share = self.config.selection.size(usable) / usable
-        search = Search(labels_N, self.config.search, share, self._streams.search, known, self.config.weights)
+        weights, earlier_NM = self.config.weights, earlier_rewards_NM(self.folder)
+        search = Search(labels_N, self.config.search, share, self._streams.search, known, weights, earlier_NM)
         batch_tokens = self.config.gradients.batch_tokens
         bank, log, kept = self.bank.fingerprint, self._log, self._kept
 

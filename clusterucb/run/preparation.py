@@ -19,13 +19,14 @@ from clusterucb.data.target_rows import examples
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import ConfigError, DataError
 from clusterucb.features.clustering import resolve_k
+from clusterucb.run.brought_clusters import bring_earlier
 from clusterucb.run.feature_parts import parts_in_use
 from clusterucb.run.feature_preparation import check_parts, prepare_parts, tokenise_parts
 from clusterucb.run.gating import NAME as GATES
 from clusterucb.run.gating import gate, kept, read_gates
 from clusterucb.run.kept_sketches import check_store
 from clusterucb.run.lease import Lease, in_use
-from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.run_folder import RunFolder, Verb
 from clusterucb.run.tokenisation import Progress, token_store
 from clusterucb.types import IntArray
 
@@ -35,10 +36,10 @@ _LEASE_S = 30.0
 class Claim:
     """A hold on a run folder, which `withdraw` gives back as it was found."""
 
-    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, verb: Verb = "select") -> None:
         self._folder = folder
         self._found = next((path for path in (folder.path, *folder.path.parents) if path.exists()), None)
-        self.resumed = folder.start(config)
+        self.resumed = folder.start(config, verb)
         if self.resumed:
             folder.bring_whole_files()
 
@@ -78,13 +79,13 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
     shares = check_parts(config, shape)
     claim = Claim(config, folder)
     try:
-        own = (part.own_tokens for part in parts_in_use(config) if part.own_tokens)
-        stores = ("pool", "target", *((GATES,) if config.gates.active else ()), *own)
-        with _alone(folder, stores, progress) as watched:
+        own = tuple(part.own_tokens for part in parts_in_use(config) if part.own_tokens)
+        with _alone(folder, (*_stores(config), *own), progress) as watched:
             prepared = _gated(config, folder, watched, _tokenise_both(config, folder, watched, claim))
             notes = tokenise_parts(config, folder, watched)
         check_sizes(config, prepared.pool, prepared.target)
-        _check_positions(config, shape.max_positions, prepared)
+        check_positions(config, shape.max_positions, prepared)
+        bring_earlier(config, prepared.pool, tuple(target_subtasks(prepared.target)), folder)
         prepare_parts(config, shares, prepared.pool, folder)
         if claim.resumed:
             folder.check_journals()
@@ -92,6 +93,18 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
     except BaseException:
         claim.withdraw()
         raise
+
+
+def prepare_rows(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
+    """Tokenise pool and target of a claimed folder and have rows leave by the gates: what a training needs of them."""
+    with _alone(folder, _stores(config), progress) as watched:
+        prepared = _gated(config, folder, watched, _tokenise_both(config, folder, watched, claim))
+    check_positions(config, describe(config.model, config.gradients).max_positions, prepared)
+    return prepared
+
+
+def _stores(config: RunConfig) -> tuple[str, ...]:
+    return ("pool", "target", *((GATES,) if config.gates.active else ()))
 
 
 @contextmanager
@@ -120,7 +133,8 @@ def _clustered(config: RunConfig) -> bool:
     return config.search.allocator.kind not in ("uniform", "exhaustive")
 
 
-def _check_positions(config: RunConfig, positions: int | None, prepared: Prepared) -> None:
+def check_positions(config: RunConfig, positions: int | None, prepared: Prepared) -> None:
+    """Refuse samples for which the model has no positions."""
     longest = max(int(store.lengths_N[store.usable_N].max()) for store in (prepared.pool, prepared.target))
     if positions is not None and longest > positions:
         raise ConfigError(
@@ -192,10 +206,10 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
             f"lower selection.count or raise search.budget ({config.search.budget:g})"
         )
     _check_sources(config, pool, usable)
-    if not _clustered(config):
+    if not _clustered(config) or config.clusters.path is not None:
         return
     k = resolve_k(config.clusters, usable, config.search.budget)
-    least = k if config.search.compat == "official" else min(usable, k * config.search.cold_start_min)
+    least = k if config.search.compat == "official" else min(usable, k * config.search.first_min)
     if budget < least:
         raise ConfigError(
             f"search.budget ({config.search.budget:g}) buys {budget} of {usable} samples, but the cold start of {k} "

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from clusterucb.config import RunConfig
 from clusterucb.errors import RunFolderError
@@ -27,6 +27,9 @@ _EXECUTION_ONLY = ("workers", "store")
 _JOURNALS = ("scores.journal", *(f"{name}.journal" for name in NAMES))
 _CANCEL = "state/cancel"
 _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
+
+Verb = Literal["select", "warmup", "run"]
+"""What a folder was begun with, and goes on with."""
 
 
 def versions() -> dict[str, str]:
@@ -189,11 +192,16 @@ class RunFolder:
                     self.remote.copy_grown(f"state/{name}", Path(apart) / name)
                     check_journal(Path(apart) / name)
 
-    def start(self, config: RunConfig) -> bool:
+    def start(self, config: RunConfig, verb: Verb = "select") -> bool:
         """Claim an empty folder, or check that the run in it is this one; return True when it resumes."""
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{self.path} is a file: give an empty or new folder with --out")
         if self.exists:
+            if self.verb != verb:
+                raise RunFolderError(
+                    f"{self.location} was begun by `clusterucb {self.verb}`: `clusterucb resume` goes on with it, or "
+                    f"give another folder with --out"
+                )
             changed = _differences(self._comparable(self.read_config()), self._comparable(config))
             if changed:
                 raise RunFolderError(
@@ -207,7 +215,7 @@ class RunFolder:
             )
         if self.remote is not None:
             shutil.rmtree(self.path, ignore_errors=True)  # what is left of a run that was removed at the URL
-        record = {"config": config.model_dump(mode="json"), "versions": versions(), "git_sha": _git_sha()}
+        record = {"verb": verb, "config": config.model_dump(mode="json"), "versions": versions(), "git_sha": _git_sha()}
         try:
             write_atomically(self.config_file, json.dumps(record, indent=1) + "\n")
         except OSError as error:
@@ -223,13 +231,25 @@ class RunFolder:
             return self.remote.empty
         return not (self.path.exists() and any(self.path.iterdir()))
 
-    def read_config(self) -> RunConfig:
-        """Return the configuration that the run was started with."""
+    @property
+    def verb(self) -> Verb:
+        """What the run was begun with."""
+        return cast(Verb, self._record().get("verb", "select"))
+
+    def _record(self) -> dict[str, Any]:
         if not self.exists:
             raise RunFolderError(f"{self.location} holds no run: there is no config.json in it")
         self.bring(self.config_file)
         try:
-            return RunConfig.model_validate(json.loads(self.config_file.read_text(encoding="utf-8"))["config"])
+            return json.loads(self.config_file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunFolderError(f"{self.location}/config.json is damaged or of another version: {error}") from None
+
+    def read_config(self) -> RunConfig:
+        """Return the configuration that the run was started with."""
+        record = self._record()
+        try:
+            return RunConfig.model_validate(record["config"])
         except (ValueError, KeyError) as error:
             raise RunFolderError(f"{self.location}/config.json is damaged or of another version: {error}") from None
 

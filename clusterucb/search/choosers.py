@@ -17,6 +17,7 @@ from clusterucb.search.arms import ArmStatistics, Labels, Real
 from clusterucb.search.order import ArmOrder, PoolOrder
 from clusterucb.search.predictive.chooser import PredictiveChooser
 from clusterucb.search.predictive.known import Knowledge
+from clusterucb.search.prior import Prior
 from clusterucb.search.rounds import round_size
 from clusterucb.search.shared_draws import shared_draws, shares
 from clusterucb.types import IntArray
@@ -77,6 +78,8 @@ class ArmChooser:
     cold_K: IntArray
     rounds: config.Rounds
     weights: tuple[float, ...] = (1.0,)
+    priors: tuple[Prior, ...] = ()
+    """What the last period knew of the arms, one a target; none where the search begins anew."""
 
     def first(self, left: int) -> IntArray:
         drawn = np.flatnonzero(self.cold_K)
@@ -84,7 +87,8 @@ class ArmChooser:
 
     def further(self, arms: Sequence[ArmStatistics], planned: int, left: int) -> IntArray:
         size = round_size(planned, left, self.rounds)
-        draws = shared_draws(self.allocator, arms, self.cold_K, shares(size, self.weights))
+        seen = [prior.joined(each) for prior, each in zip(self.priors, arms, strict=True)] if self.priors else arms
+        draws = shared_draws(self.allocator, seen, self.cold_K, shares(size, self.weights))
         return self.order.take(draws.arms, draws.counts, arms[0].drawn_K)
 
     def observe(self, samples_B: IntArray, rewards_BM: Real) -> None:
@@ -105,6 +109,7 @@ def build_chooser(
     known: Knowledge,
     rng: np.random.Generator,
     weights: tuple[float, ...] = (1.0,),
+    earlier_NM: Real | None = None,
 ) -> Chooser:
     """Return who draws for the configured allocator; `top_k` is how many samples are going to be selected."""
     allocator = build_allocator(search)
@@ -113,4 +118,7 @@ def build_chooser(
     order = ArmOrder.of(labels_N, len(cold_K), rng)
     if isinstance(search.allocator, config.Predictive):
         return PredictiveChooser.of(labels_N, order, cold_K, allocator, search, top_k, known, rng, weights)
-    return ArmChooser(order, allocator, cold_K, search.rounds, weights)
+    priors: tuple[Prior, ...] = ()
+    if search.warm_start is not None and earlier_NM is not None:
+        priors = tuple(Prior.of(labels_N, earlier_N, search.warm_start.discount) for earlier_N in earlier_NM.T)
+    return ArmChooser(order, allocator, cold_K, search.rounds, weights, priors)

@@ -24,7 +24,7 @@ def cluster_start_K(size_K: IntArray, config: Search) -> IntArray:
     if config.compat == "official":
         wanted_K = np.maximum(np.floor(config.cold_start * size_K + 1e-9), 1)
     else:
-        wanted_K = np.maximum(np.ceil(config.cold_start * size_K - 1e-9), config.cold_start_min)
+        wanted_K = np.maximum(np.ceil(config.first_share * size_K - 1e-9), config.first_min)
     return np.minimum(size_K, wanted_K.astype(np.int64))
 
 

@@ -28,7 +28,8 @@ class Search:
 
     `labels_N` holds each sample's arm, -1 for those that can't be drawn; `selection_share` sets the default threshold
     of the thresh_* allocators; `rng` is used once, to fix the order of draws (and to reduce features); `known` is what
-    `predictive` predicts from, besides clusters; `weights` has one number a target, its part of the draws.
+    `predictive` predicts from, besides clusters; `weights` has one number a target, its part of the draws;
+    `earlier_NM` the rewards of an earlier period (NaN: none), a column a target, from which `warm_start` begins.
     Raises ConfigError when the budget doesn't cover the cold start, DataError when nothing can be drawn.
     """
 
@@ -40,6 +41,7 @@ class Search:
         rng: np.random.Generator,
         known: Knowledge | None = None,
         weights: Sequence[float] = (1.0,),
+        earlier_NM: Real | None = None,
     ) -> None:
         usable = int((labels_N >= 0).sum())
         if usable == 0:
@@ -52,7 +54,9 @@ class Search:
         self._cold_K = cold_start_K(size_K, config)
         top_k = max(1, int(selection_share * usable + 1e-9))
         self._check_budget(usable)
-        self._chooser = build_chooser(labels_N, self._cold_K, config, top_k, known or Knowledge(), rng, tuple(weights))
+        self._chooser = build_chooser(
+            labels_N, self._cold_K, config, top_k, known or Knowledge(), rng, tuple(weights), earlier_NM
+        )
         self._arms: tuple[ArmStatistics, ...] = tuple(
             ArmStatistics.of(size_K, top_share(config, selection_share)) for _ in weights
         )

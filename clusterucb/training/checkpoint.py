@@ -30,7 +30,7 @@ def write_checkpoint(
     folder: Path, model: PeftModel, trained: Trained, tokenizer: PreTrainedTokenizerBase, record: CheckpointRecord
 ) -> None:
     """Write a checkpoint, replacing what stands there."""
-    partial = folder.with_name(f".{folder.name}.writing")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.writing")
     with writing(folder):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

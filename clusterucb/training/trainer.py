@@ -24,7 +24,7 @@ from clusterucb.checkpoint.model import load_model, load_tokenizer
 from clusterucb.checkpoint.moments import Moments, check_moments, load_moments
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import ModelError, Stopped
-from clusterucb.run.events import Emit, StageFinished, StageStarted, Stepped
+from clusterucb.run.events import Emit, StageFinished, StageStarted, Stepped, Trained
 from clusterucb.run.run_folder import versions
 from clusterucb.training.batches import Pass, check_packing, output_embedding, pass_of
 from clusterucb.training.checkpoint import read_record, write_checkpoint
@@ -69,8 +69,7 @@ def train(
             raise Stopped("stopped; the steps made are kept")
         record = run.step()
         if place.rank == 0:
-            emit(Stepped(step=record.step, learning_rate=record.learning_rate, loss=record.loss, tokens=record.tokens,
-                         gradient_norm=record.gradient_norm))  # fmt: skip
+            emit(_stepped(record))
         done = len(run.records)
         if done in stretch.keep and done < stretch.steps:
             run.save(folder / f"checkpoint-{done}")
@@ -78,10 +77,21 @@ def train(
             run.save(folder / "state" / f"step-{done}")
     run.save(ending)
     if place.rank == 0:
-        for old in (folder / "state").glob("step-*"):
-            shutil.rmtree(old)
+        for old in (*(folder / "state").glob("step-*"), *folder.rglob(".*.writing")):
+            shutil.rmtree(old, ignore_errors=True)
         emit(StageFinished(stage="training"))
+        emit(Trained(steps=len(run.records), loss=run.records[-1].loss))
     return ending
+
+
+def _stepped(record: StepRecord) -> Stepped:
+    return Stepped(
+        step=record.step,
+        learning_rate=record.learning_rate,
+        loss=record.loss,
+        gradient_norm=record.gradient_norm,
+        tokens=record.tokens,
+    )
 
 
 def kept_checkpoints(stretch: Stretch, folder: Path) -> tuple[Path, ...]:

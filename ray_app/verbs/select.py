@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from ray_app.verbs.options import Address, Config, Folder, Json, Out, Quiet, Set
+from ray_app.verbs.train import looped, warmed_up
 
 if TYPE_CHECKING:
     from clusterucb.config import RunConfig
@@ -26,8 +27,15 @@ def resume(run: Folder, set_: Set = None, address: Address = None, quiet: Quiet 
     from clusterucb.run.run_folder import RunFolder
     from clusterucb.settings import build_config
 
-    stored = RunFolder.open(run).read_config().model_dump(mode="json")
-    _select(build_config(stored, set_ or ()), run, address, quiet, json)
+    folder = RunFolder.open(run)
+    config = build_config(folder.read_config().model_dump(mode="json"), set_ or ())
+    match folder.verb:
+        case "select":
+            _select(config, run, address, quiet, json)
+        case "warmup":
+            warmed_up(config, run, address, quiet, json)
+        case "run":
+            looped(config, run, address, quiet, json)
 
 
 def _select(config: "RunConfig", out: str, address: str | None, quiet: bool, json: bool) -> None:
