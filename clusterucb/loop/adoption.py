@@ -14,7 +14,7 @@ from clusterucb.types import IntArray
 
 
 def adopt_tokens(source: Path, folder: RunFolder, names: tuple[str, ...] = ("pool", "target", "gates")) -> None:
-    """Give a claimed folder the token stores and the gates' verdict of another's state, as hard links where that works."""
+    """Give a claimed folder the token stores and the gates' verdict of another's state, as links where it can."""
     for name in names:
         place = folder.state / name
         if (source / name / "meta.json").exists() and not (place / "meta.json").exists():
