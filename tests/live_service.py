@@ -35,16 +35,18 @@ class LiveService:
         return httpx2.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
 
-def service_config(folder: Path, **more: object) -> ServiceConfig:
-    """Write a tiny model, a pool and targets; return a service that knows them."""
+def service_config(
+    folder: Path, names: tuple[str, str, str] = ("mixed", "tiny", "sums"), **more: object
+) -> ServiceConfig:
+    """Write a tiny model, a pool and targets; return a service that knows pool, checkpoint and target by `names`."""
     settings = small_selection(folder)
     other = write_rows(folder / "birds.jsonl", 8, ["birds"], seed=3)
     catalogue = {
-        "pools": {"mixed": settings["pool"]},
+        "pools": {names[0]: settings["pool"]},
         "checkpoints": {
-            "tiny": {"model": settings["model"], "gradients": settings["gradients"], "tokens": settings["tokens"]}
+            names[1]: {"model": settings["model"], "gradients": settings["gradients"], "tokens": settings["tokens"]}
         },
-        "targets": {"sums": settings["target"], "birds": {"path": str(other)}},
+        "targets": {names[2]: settings["target"], "birds": {"path": str(other)}},
     }
     return build_service_config({"catalogue": catalogue, "folder": str(folder / "service"), **more})
 
