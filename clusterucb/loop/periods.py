@@ -66,6 +66,8 @@ def check_loop(config: RunConfig) -> None:
             "other too, or leave both out"
         )
     if loop.mode == "static":
+        if config.targets:
+            raise ConfigError("loop.mode static knows one target: give target, with subtasks, in place of targets")
         if config.model.adapter is not None:
             raise ConfigError(
                 "loop.mode static scores at the warm-up's checkpoints: leave model.adapter and moments out"

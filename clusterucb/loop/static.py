@@ -54,6 +54,7 @@ def combined(folders: Sequence[RunFolder], rates: Sequence[float]) -> StaticScor
         loss_B=last.loss_B[at_B],
         round_B=last.round_B[at_B],
         stage_B=last.stage_B[at_B],
+        reused_B=np.any([table.reused_B[np.searchsorted(table.samples_B, common)] for table in tables], axis=0),
     )
     return StaticScores(table, weights)
 
@@ -66,9 +67,10 @@ def write_static(
     ids, sources = pool.ids.take(table.samples_B), pool.sources.take(table.samples_B)
     subset = select(table.samples_B, table.reward_B, ids, sources, config.selection, int(pool.usable_N.sum()))
     folder.path.mkdir(parents=True, exist_ok=True)
-    write_scores(folder.scores_file, pool, table, subtasks, None, subset)
+    exact = config.gradients.scoring != "sketch"
+    write_scores(folder.scores_file, pool, table, ~table.reused_B & exact, subtasks, None, subset)
     rows = read_rows(config.pool).raw(subset.samples_B.tolist())
-    write_selection(folder.selection_file, rows, pool, table, subtasks, None, subset)
+    write_selection(folder.selection_file, rows, pool, table, exact, subtasks, None, subset)
     return subset
 
 
