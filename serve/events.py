@@ -21,6 +21,11 @@ from serve.selections import told
 router = APIRouter(tags=["selections"])
 
 HEARTBEAT_S = 15.0
+_EVENT = {  # of each event: it is how a stream is described, and how it is checked
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
 _EXAMPLE = (
     'event: record\ndata: {"id":"…","status":"running"}\n\n'
     'id: 311\nevent: progressed\ndata: {"event":"progressed","stage":"search","samples":8}\n\n'
@@ -47,7 +52,7 @@ class _EventStream(StreamingResponse):
     response_class=StreamingResponse,
     response_description="`record` whenever the run's state changes, every event of the run under its own name, a "
     "comment every few seconds.",
-    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}, "example": _EXAMPLE}}}}
+    responses={200: {"content": {"text/event-stream": {"schema": _EVENT, "example": _EXAMPLE}}}}
     | problems(403, 404, 422),
 )
 async def watch_selection(

@@ -25,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=60, help="random requests for each operation and caller")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--paths", default=".*", help="regular expression of the paths to try")
     asked = parser.parse_args()
     limits = {
         "requests_per_minute": 10**6,
@@ -37,14 +38,15 @@ def main() -> int:
         with live_service(config, hold=True) as service, service.http("root") as http:
             document = Path(folder) / "openapi.json"
             document.write_text(http.get("/v1/openapi.json").text)
-            return max(_fuzz(service, document, who, asked.examples, asked.seed) for who in ("root", None))
+            return max(_fuzz(service, document, who, asked) for who in ("root", None))
 
 
-def _fuzz(service: LiveService, document: Path, who: str | None, examples: int, seed: int) -> int:
+def _fuzz(service: LiveService, document: Path, who: str | None, asked: argparse.Namespace) -> int:
     print(f"{'with' if who else 'without'} a token", flush=True)
     command = [Path(sys.executable).parent / "schemathesis", "run", document, "--url", service.url]
     command += ["--checks", "all", "--exclude-checks", ",".join(_SKIPPED), "--phases", "examples,coverage,fuzzing"]
-    command += ["--mode", "all", "--max-examples", str(examples), "--seed", str(seed), "--continue-on-failure"]
+    command += ["--mode", "all", "--max-examples", str(asked.examples), "--seed", str(asked.seed)]
+    command += ["--include-path-regex", asked.paths, "--continue-on-failure"]
     if who:
         command += ["--header", f"Authorization: Bearer {service.secrets[who]}"]
     return subprocess.run(command, cwd=document.parent, check=False).returncode

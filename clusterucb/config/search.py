@@ -74,7 +74,7 @@ class Rounds(Section):
     """Draws in a round at least."""
     growth: float = Field(default=1.1, ge=1.0)
     """Factor by which a round multiplies the draws so far, cold start included; 1 keeps every round at `first`."""
-    lag: Literal[0, 1] = 0
+    lag: int = Field(default=0, ge=0, le=1)
     """Round t is planned from the results of rounds up to t - 1 - lag; 1 keeps every worker busy while a round
     drains."""
 

@@ -393,7 +393,8 @@ def test_a_compressed_body_is_not_unpacked(service: LiveService) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"label": "a\0b"}, {"label": "a\nb"}, {"label": "\x1b[31m"}, {"label": "a" * 201}, {"seed": -1},
-     {"seed": "1"}, {"seed": 1.5}, {"seed": True}, {"search": {"budget": "0.2"}}, {"search": []}, {"search": None},
+     {"seed": "1"}, {"seed": 1.5}, {"seed": True}, {"search": {"budget": "0.2"}},
+     {"search": {"rounds": {"lag": True}}}, {"search": []}, {"search": None},
      {"clusters": {"iterations": 2**52}}, {"features": {"kind": "output_gradient", "dim": 2**40}},
      {"audit": {"samples": -1}}, {"target": {"rows": []}}, {"target": {"rows": [None]}}, {"target": []}],
 )  # fmt: skip
