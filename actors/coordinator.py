@@ -1,4 +1,4 @@
-"""The bandit actor: one async coordinator a run, which owns the workers and drives the stages.
+"""The bandit actor: one async coordinator a run, which owns or borrows the workers and drives the stages.
 
 Invariants: only it writes the run folder while it lives; killing it at any moment loses at most the micro-batches in
 flight; Ray starts it again and it goes on by itself; `run` may be called again and joins the run in progress; when the
@@ -9,19 +9,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import ray
 
+from actors.keeper import KeptWorkers
 from actors.lanes import Dispatcher
 from actors.logs import name_run
 from actors.pool import WorkerPool, living_nodes
-from actors.remote_worker import start_process
+from actors.remote_worker import OwnProcesses, Source
 from actors.report import Notices, Report
-from actors.resources import check_room, worker_count, worker_size
+from actors.resources import WorkerSize, check_room, worker_count, worker_size
 from clusterucb.config import Store, Workers
 from clusterucb.errors import ClusterUCBError
+from clusterucb.run.checkpoint_key import checkpoint_key
 from clusterucb.run.events import Cancelled, EventLog, Failed, Note, Started
 from clusterucb.run.feature_run import FeatureRun
 from clusterucb.run.lease import Lease
@@ -56,8 +57,10 @@ class Coordinator:
         work: Work = "selection",
         patience_s: float = _PATIENCE_S,
         store: Store | None = None,
+        keeper: str | None = None,
     ) -> None:
-        """`patience_s` without anybody asking for events mean that nobody watches."""
+        """`keeper` names whoever lends this run its workers; without one it starts its own. `patience_s` without
+        anybody asking for events mean that nobody watches."""
         self._folder = RunFolder.open(folder)
         name_run(self._folder.name)
         asked = {"workers": workers} | ({} if store is None else {"store": store})
@@ -65,6 +68,7 @@ class Coordinator:
         self._run_type = SelectionRun if work == "selection" else FeatureRun
         self._task: asyncio.Task[Outcome] | None = None
         self._events: EventLog | None = None
+        self._keeper = keeper
         self._patience_s = patience_s
         self._watched = time.monotonic()
         context = ray.get_runtime_context()
@@ -86,6 +90,12 @@ class Coordinator:
         """Return the event lines of this coordinator from number `after` on; whoever asks counts as watching."""
         self._watched = time.monotonic()
         return [] if self._events is None else self._events.lines[after:]
+
+    @ray.method
+    async def over(self) -> None:
+        """Return when this coordinator needs no worker any more."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
 
     async def _run(self) -> Outcome:
         try:
@@ -133,7 +143,7 @@ class Coordinator:
                 lease.renew()  # raises where another process has the run
 
         dispatcher = Dispatcher(wanted.in_flight, wanted.attempts, notices, still_ours)
-        pool = WorkerPool(wanted, size, partial(start_process, self._config, size), dispatcher, notices)
+        pool = WorkerPool(wanted, size, await self._source(size), dispatcher, notices)
         return await _first_to_end(
             self._work(pool, dispatcher, report),
             self._asked_to_stop(),
@@ -141,6 +151,12 @@ class Coordinator:
             _forever(pool.run()),
             _forever(_keep(lease)),
         )
+
+    async def _source(self, size: WorkerSize) -> Source:
+        if self._keeper is None:
+            return OwnProcesses(self._config, size)
+        checkpoint = await asyncio.to_thread(checkpoint_key, self._config)
+        return KeptWorkers(self._keeper, self._folder.location, checkpoint, self._config, size)
 
     async def _work(self, pool: WorkerPool, dispatcher: Dispatcher, report: Report) -> Outcome:
         run = self._run_type(self._config, self._folder, report)

@@ -25,7 +25,7 @@ from actors.gradient_worker import assigned_device
 from actors.resources import WorkerSize
 from clusterucb.checkpoint.gathering import PeerLostError
 from clusterucb.checkpoint.ranks import Rank, join_gang, open_store
-from clusterucb.config import RunConfig
+from clusterucb.config import Features, RunConfig
 from clusterucb.errors import ClusterUCBError
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.dealing import deal, join
@@ -66,6 +66,13 @@ class GangRank:
         join_gang(rank, device)
         self._worker = Worker(self._config, device, load_share)
         return self._worker.info()
+
+    @ray.method
+    def take_on(self, features: Features) -> None:
+        """Work for another run of the same checkpoint from now on."""
+        self._config = self._config.model_copy(update={"features": features})
+        if "_worker" in self.__dict__:
+            self._worker.take_on(features)
 
     @ray.method
     def info(self) -> WorkerInfo:
@@ -117,6 +124,11 @@ class GangFront:
         return _summary(
             self._all([rank.load.remote(Rank(index, count, host, port)) for index, rank in enumerate(self._ranks)])
         )
+
+    @ray.method
+    def take_on(self, features: Features) -> None:
+        """Have all ranks work for another run of the same checkpoint."""
+        self._all([rank.take_on.remote(features) for rank in self._ranks])
 
     @ray.method
     def info(self) -> WorkerInfo:

@@ -10,7 +10,7 @@ import ray
 import torch
 from ray.actor import ActorClass
 
-from clusterucb.config import RunConfig
+from clusterucb.config import Features, RunConfig
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.tasks import Answer, Task
 from clusterucb.run.worker import Worker
@@ -42,6 +42,13 @@ class GradientWorker:
     def load(self) -> WorkerInfo:
         """Load the model and say what it runs on."""
         return self._worker.info()
+
+    @ray.method
+    def take_on(self, features: Features) -> None:
+        """Work for another run of the same checkpoint from now on."""
+        self._config = self._config.model_copy(update={"features": features})
+        if "_worker" in self.__dict__:
+            self._worker.take_on(features)
 
     @ray.method
     def info(self) -> WorkerInfo:

@@ -1,19 +1,18 @@
 """The gradient workers of a run: kept at the number the cluster carries, replaced when they die, given up when they
-die for no reason but themselves.
+die for no reason but themselves, handed back when whoever lent them asks.
 
 Invariants: every worker that is ready is known to the dispatcher, and none that is lost; a dead machine and a sample on
 trial are not counted against a worker; the pool fails only when every worker was given up or the first was never ready.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
 import ray
 
 from actors.lanes import Dispatcher, LossKind, WorkerLost
 from actors.pace import Pace
-from actors.remote_worker import Bank, RemoteWorker, WorkerProcess
+from actors.remote_worker import Bank, RemoteWorker, Source
 from actors.resources import Nodes, WorkerSize, worker_count
 from clusterucb.config import Workers
 from clusterucb.errors import ResourceError
@@ -47,14 +46,14 @@ class WorkerPool:
         self,
         wanted: Workers,
         size: WorkerSize,
-        start: Callable[[], WorkerProcess],
+        source: Source,
         dispatcher: Dispatcher,
         notices: PoolNotices,
     ) -> None:
         self.ready = asyncio.Event()
         self._wanted = wanted
         self._size = size
-        self._start = start
+        self._source = source
         self._dispatcher = dispatcher
         self._notices = notices
         self._pace = Pace(wanted.deadline_factor, wanted.deadline_min_s, wanted.ready_timeout_s)
@@ -62,6 +61,7 @@ class WorkerPool:
         self._slots: dict[int, asyncio.Task[None]] = {}
         self._alive: dict[int, RemoteWorker] = {}
         self._given_up: dict[int, str] = {}
+        self._queueing = 0
 
     async def run(self) -> None:
         """Start workers, follow the cluster, replace the dead. Raises what a model's loading raises, and
@@ -72,6 +72,8 @@ class WorkerPool:
                 self._resize(await asyncio.to_thread(living_nodes))
                 self._collect()
                 await asyncio.wait(self._slots.values(), timeout=_SURVEY_S, return_when=asyncio.FIRST_COMPLETED)
+                if self._queueing == len(self._slots):  # other runs are being served: that takes as long as it takes
+                    deadline = asyncio.get_running_loop().time() + self._wanted.ready_timeout_s
                 if not self.ready.is_set() and asyncio.get_running_loop().time() > deadline:
                     raise ResourceError(
                         f"no worker was ready within {self._wanted.ready_timeout_s:g} s: other work holds the "
@@ -116,13 +118,20 @@ class WorkerPool:
         """Keep one worker alive until it died too often in a row without an answer in between."""
         deaths = 0
         while True:
-            worker = RemoteWorker(index, self._start, self._pace, self._bank, self._wanted.heartbeat_timeout_s)
+            self._queueing += 1
+            try:
+                process = await self._source.take()
+            finally:
+                self._queueing -= 1
+            worker = RemoteWorker(index, process, self._pace, self._bank, self._wanted.heartbeat_timeout_s)
             try:
                 lost = await self._live(worker)
             finally:
                 self._alive.pop(index, None)
                 self._dispatcher.leave(worker)
-                worker.end()
+                worker.part()
+            if lost is None:
+                continue
             if worker.answered:
                 deaths = 0
             deaths += not (worker.on_trial or lost.kind == "node")
@@ -133,24 +142,33 @@ class WorkerPool:
                 return
             await asyncio.sleep(min(_MOST_REST_S, 0.5 * 2**deaths))
 
-    async def _live(self, worker: RemoteWorker) -> WorkerLost:
-        """Load a worker, watched from the moment it is placed, and let it work until it is lost."""
+    async def _live(self, worker: RemoteWorker) -> WorkerLost | None:
+        """Load a worker, watched from the moment it is placed, and let it work until it is lost or wanted elsewhere."""
         try:
             await worker.place()
         except WorkerLost as lost:
             return lost
         watching = asyncio.create_task(worker.watch())
+        returning: asyncio.Task[None] | None = None
         try:
             info = await worker.load()
+            returning = asyncio.create_task(worker.wanted_back())
             self._notices.ready(worker.index, info)
             self._alive[worker.index] = worker
             self._dispatcher.join(worker)
             self.ready.set()
-            return await watching
+            await asyncio.wait([watching, returning], return_when=asyncio.FIRST_COMPLETED)
+            self._dispatcher.leave(worker)
+            emptied = asyncio.create_task(worker.free())
+            await asyncio.wait([watching, emptied], return_when=asyncio.FIRST_COMPLETED)
+            emptied.cancel()
+            return watching.result() if watching.done() else None
         except WorkerLost as lost:
             return lost
         finally:
             watching.cancel()
+            if returning is not None:
+                returning.cancel()
 
 
 def living_nodes() -> Nodes:

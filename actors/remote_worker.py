@@ -1,4 +1,4 @@
-"""One worker actor as the coordinator sees it: loading, answering, watched, ended where it hangs.
+"""One worker actor as the coordinator sees it: loading, answering, watched, ended where it hangs, given back if lent.
 
 Invariant: whatever Ray says of a worker's end (died, unavailable, hung, machine gone) becomes one WorkerLost, the same
 for every job it held; after that the actor is dead.
@@ -6,9 +6,9 @@ for every job it held; after that the actor is dead.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import ray
 import torch
@@ -47,6 +47,30 @@ class WorkerProcess:
 
     actor: ActorProxy[GradientWorker]
     end: Callable[[], None]
+    give_back: Callable[[], None] | None = None
+    """What becomes of a good one that is no longer needed; none ends it."""
+    wanted_back: Callable[[], Awaitable[None]] | None = None
+    """Waits until whoever lent it wants it back; none where it is the run's own."""
+
+
+class Source(Protocol):
+    """Where a run's workers come from."""
+
+    async def take(self) -> WorkerProcess:
+        """Return a worker once there is one."""
+        ...
+
+
+class OwnProcesses:
+    """Workers of one run alone; Ray places them where there is room, now or later."""
+
+    def __init__(self, config: RunConfig, size: WorkerSize) -> None:
+        self._config = config
+        self._size = size
+
+    async def take(self) -> WorkerProcess:
+        """Start a worker."""
+        return start_process(self._config, self._size)
 
 
 def start_process(config: RunConfig, size: WorkerSize) -> WorkerProcess:
@@ -64,9 +88,7 @@ def start_process(config: RunConfig, size: WorkerSize) -> WorkerProcess:
 class RemoteWorker:
     """One worker from its start to its end."""
 
-    def __init__(
-        self, index: int, start: "Callable[[], WorkerProcess]", pace: Pace, bank: Bank, heartbeat_timeout_s: float
-    ) -> None:
+    def __init__(self, index: int, process: WorkerProcess, pace: Pace, bank: Bank, heartbeat_timeout_s: float) -> None:
         self.index = index
         self.on_trial = False
         self.answered = 0
@@ -76,9 +98,12 @@ class RemoteWorker:
         self._held: list[_Held] = []
         self._lost: WorkerLost | None = None
         self._ended = asyncio.Event()
+        self._free = asyncio.Event()
+        self._free.set()
         self._node = ""
-        self._process = start()
-        self._actor = self._process.actor
+        self._good = False
+        self._process = process
+        self._actor = process.actor
 
     async def place(self) -> None:
         """Wait until Ray has found room for the actor and its process answers."""
@@ -86,7 +111,9 @@ class RemoteWorker:
 
     async def load(self) -> WorkerInfo:
         """Load the model. Raises what its loading raises."""
-        return await self._call(lambda: self._actor.load.remote())
+        info = await self._call(lambda: self._actor.load.remote())
+        self._good = True
+        return info
 
     async def info(self) -> WorkerInfo:
         """Ask what the worker used so far."""
@@ -97,10 +124,16 @@ class RemoteWorker:
         now = asyncio.get_running_loop().time
         held = _Held(job.task, now())
         self._held.append(held)
+        self._free.clear()
         try:
             answer = await self._call(lambda: self._actor.work.remote(job.task, self._bank))
+        except Exception:  # whatever it was, nobody else is given this process
+            self._good = False
+            raise
         finally:
             self._held.remove(held)
+            if not self._held:
+                self._free.set()
         self._pace.saw(job.task, now() - held.since)
         self.answered += 1
         for other in self._held:  # whatever waited behind this one begins now
@@ -119,9 +152,20 @@ class RemoteWorker:
                 await self._ping()
         return self._lost
 
-    def end(self) -> None:
-        """End the actor."""
-        self._process.end()
+    async def wanted_back(self) -> None:
+        """Wait until somebody else is to have this worker; for ever where it is the run's own."""
+        await (asyncio.Event().wait() if self._process.wanted_back is None else self._process.wanted_back())
+
+    async def free(self) -> None:
+        """Wait until the worker holds nothing."""
+        await self._free.wait()
+
+    def part(self) -> None:
+        """Do without the worker: a good one goes back to whoever lent it, any other is ended."""
+        if self._good and self._lost is None and self._process.give_back is not None:
+            self._process.give_back()
+        else:
+            self._process.end()
 
     async def _ping(self) -> None:
         try:
@@ -160,7 +204,7 @@ class RemoteWorker:
             kind = "node"
         if self._lost is None:
             self._lost = WorkerLost(reason, kind)
-            self.end()
+            self._process.end()
             self._ended.set()
         return self._lost
 

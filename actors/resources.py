@@ -44,14 +44,14 @@ def worker_count(wanted: Workers, size: WorkerSize, nodes: Nodes) -> int:
     if wanted.count != "auto":
         return wanted.count
     most = None if size.num_gpus else _MOST_ON_A_CPU_NODE
-    return max(1, _room(size, nodes, most))
+    return max(1, room_for(size, nodes, most))
 
 
 def check_room(wanted: Workers, size: WorkerSize, nodes: Nodes) -> None:
     """Raise ResourceError where the cluster, were it idle, has no room for what is asked, unless it may come later."""
     if wanted.room == "later":
         return
-    room = _room(size, nodes)
+    room = room_for(size, nodes)
     asked = 1 if wanted.count == "auto" else wanted.count
     if asked > room:
         raise ResourceError(
@@ -71,7 +71,7 @@ def describe(nodes: Nodes) -> str:
     )
 
 
-def _room(size: WorkerSize, nodes: Nodes, most_on_a_node: int | None = None) -> int:
+def room_for(size: WorkerSize, nodes: Nodes, most_on_a_node: int | None = None) -> int:
     """Return how many workers the nodes carry; the ranks of one may lie on several nodes."""
     asked = {"GPU": size.num_gpus, "CPU": size.num_cpus, "memory": float(size.memory)}
     ranks = 0

@@ -127,11 +127,12 @@ async def measure(workers: int, seconds: float, jobs: int, in_flight: int, folde
     quiet = Quiet(workers)
     dispatcher = Dispatcher(in_flight, 3, quiet)
 
-    def start() -> WorkerProcess:
-        proxy = Proxy(seconds)
-        return WorkerProcess(cast(ActorProxy[GradientWorker], proxy), lambda: ray.kill(proxy.actor))
+    class Proxies:
+        async def take(self) -> WorkerProcess:
+            proxy = Proxy(seconds)
+            return WorkerProcess(cast(ActorProxy[GradientWorker], proxy), lambda: ray.kill(proxy.actor))
 
-    pool = WorkerPool(Workers(count=workers, num_cpus=0), WorkerSize(0, 0, 0), start, dispatcher, quiet)
+    pool = WorkerPool(Workers(count=workers, num_cpus=0), WorkerSize(0, 0, 0), Proxies(), dispatcher, quiet)
     keeping = asyncio.create_task(pool.run())
     await quiet.all_ready.wait()
     log = ScoreLog(folder)

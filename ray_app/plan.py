@@ -7,7 +7,6 @@ import asyncio
 import math
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import ray
@@ -87,7 +86,7 @@ def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tupl
     check_room(wanted, size, nodes)
     bank: Bank = []
     pace = Pace(wanted.deadline_factor, wanted.deadline_min_s, math.inf)
-    worker = RemoteWorker(0, partial(start_process, config, size), pace, bank, wanted.heartbeat_timeout_s)
+    worker = RemoteWorker(0, start_process(config, size), pace, bank, wanted.heartbeat_timeout_s)
     try:
         with asyncio.Runner() as runner:
             started = time.perf_counter()
@@ -107,7 +106,7 @@ def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tupl
             f"give it more memory ({error})"
         ) from None
     finally:
-        worker.end()
+        worker.part()
     peak_gib = info.peak_host_gib if info.device == "cpu" else info.peak_device_gib
     count = worker_count(wanted, size, nodes)
     return calibration, Measured(info.device, load_seconds, peak_gib, calibration.timings), count

@@ -41,3 +41,7 @@ class Proxy:
     def features(self, batch: TokenBatch) -> Hidden:
         """Return unit sketches of the gradients of a batch of the proxy's tokens; failures are reported."""
         return self._engine.sketches(batch)
+
+    def forget(self) -> None:
+        """Be as if no batch had been seen."""
+        self._engine.forget()

@@ -73,6 +73,7 @@ class GradientEngine:
         self._direction = direction(config.precondition, self._layers, moments, device)
         self._sketcher = sketcher(config.sketch, device)
         self.loss = SupervisedLoss(model, self._layers, config.loss_chunk)
+        self._passes = passes
         self._memory = MemoryLimit(passes)
         self._prepared: tuple[TargetBank, Mapping[str, Tensor]] | None = None
         self.shapes: Mapping[str, torch.Size] = {layer.name: layer.shape for layer in self._layers}
@@ -80,6 +81,11 @@ class GradientEngine:
         plain = config.precondition.kind == "adam" and moments is None
         note = ("gradients: no Adam moments are given, so training gradients are taken as they are",) if plain else ()
         self.notes: tuple[str, ...] = (*note, *self.loss.notes)
+
+    def forget(self) -> None:
+        """Drop the target in hand and what was learned of the device's memory: the next batch is as the first."""
+        self._memory = MemoryLimit(self._passes)
+        self._prepared = None
 
     def score(self, batch: TokenBatch, bank: TargetBank) -> Scores:
         """Score a micro-batch against the target."""

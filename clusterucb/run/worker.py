@@ -1,6 +1,7 @@
 """One worker: a model in memory that answers tasks. The Ray actor and the in-process loop wrap this same object.
 
-Invariant: an answer depends on the configuration, the task and the target bank alone, never on what was asked before.
+Invariant: an answer depends on the configuration, the task and the target bank alone, never on what was asked before,
+by the same run or by an earlier one of the same checkpoint.
 """
 
 import resource
@@ -17,6 +18,7 @@ from clusterucb.checkpoint.moments import check_moments, load_moments
 from clusterucb.config import (
     EmbeddingFeatures,
     Feature,
+    Features,
     HiddenFeatures,
     Model,
     OutputGradientFeatures,
@@ -71,9 +73,26 @@ class Worker:
             check_moments(moments, self._engine.shapes)
         self._notes = (*loaded.notes, *self._engine.notes)
         self._bank: tuple[str, TargetBank] | None = None
-        self._parts = {part.name: part.features for part in feature_parts(config.features)}
+        self._parts = _by_name(config.features)
         self._featurisers: dict[str, Featurise] = {}
-        self._encoders: dict[str, Encoder] = {}
+        self._proxies: dict[ProxyFeatures, Proxy] = {}
+        self._encoders: dict[EmbeddingFeatures, Encoder] = {}
+
+    def take_on(self, features: Features) -> None:
+        """Turn to another run of the same checkpoint, with features of its own; nothing of the last one's is seen.
+
+        What was learned of the device's memory is forgotten too, since it settles what is computed together. Models of
+        features stay loaded where the new run has the very same.
+        """
+        self._bank = None
+        self._engine.forget()
+        self._parts = _by_name(features)
+        self._featurisers.clear()
+        wanted = set(self._parts.values())
+        self._proxies = {part: proxy for part, proxy in self._proxies.items() if part in wanted}
+        self._encoders = {part: encoder for part, encoder in self._encoders.items() if part in wanted}
+        for proxy in self._proxies.values():
+            proxy.forget()
 
     def work(self, task: Task, bank: Callable[[], TargetBank]) -> Answer:
         """Answer one task; `bank` brings the target bank where the one in hand is not the task's."""
@@ -116,7 +135,9 @@ class Worker:
     def _built(self, part: str) -> Featurise:
         features = self._parts[part]
         if isinstance(features, ProxyFeatures):  # whole on every rank of a gang, so that no rank waits for another
-            return Proxy(features, self._device, self._config.seed).features
+            if features not in self._proxies:
+                self._proxies[features] = Proxy(features, self._device, self._config.seed)
+            return self._proxies[features].features
         featurise = self._of_model(features)
         if self._shared is not None:
             featurise(_SHORT)
@@ -133,8 +154,12 @@ class Worker:
                 raise AssertionError(f"{features.kind} features are not computed from the model's tokens")
 
     def _encoder(self, part: str) -> Encoder:
-        if part not in self._encoders:
-            features = self._parts[part]
-            assert isinstance(features, EmbeddingFeatures)
-            self._encoders[part] = Encoder(features, self._device)
-        return self._encoders[part]
+        features = self._parts[part]
+        assert isinstance(features, EmbeddingFeatures)
+        if features not in self._encoders:
+            self._encoders[features] = Encoder(features, self._device)
+        return self._encoders[features]
+
+
+def _by_name(features: Features) -> dict[str, Feature]:
+    return {part.name: part.features for part in feature_parts(features)}

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -75,16 +74,22 @@ def local_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-def start(lives: Path, words: tuple[str, ...]) -> WorkerProcess:
-    frail: Any = ray.remote(concurrency_groups={"watch": 1})(Frail)
-    actor = frail.options(num_cpus=0).remote(lives, words)
-    return WorkerProcess(cast(ActorProxy[GradientWorker], actor), lambda: ray.kill(actor))
+class FrailProcesses:
+    """Starts one life after the other."""
+
+    def __init__(self, lives: Path, words: tuple[str, ...]) -> None:
+        self._arguments = lives, words
+
+    async def take(self) -> WorkerProcess:
+        frail: Any = ray.remote(concurrency_groups={"watch": 1})(Frail)
+        actor = frail.options(num_cpus=0).remote(*self._arguments)
+        return WorkerProcess(cast(ActorProxy[GradientWorker], actor), lambda: ray.kill(actor))
 
 
 def pool_of(lives: Path, words: tuple[str, ...], heard: Heard) -> WorkerPool:
     wanted = Workers(count=1, num_cpus=0, deaths=2, heartbeat_timeout_s=5)
     size = WorkerSize(num_gpus=0, num_cpus=0, memory=0)
-    return WorkerPool(wanted, size, partial(start, lives, words), Dispatcher(1, 1, heard), heard)
+    return WorkerPool(wanted, size, FrailProcesses(lives, words), Dispatcher(1, 1, heard), heard)
 
 
 async def test_a_worker_that_freezes_while_it_loads_is_replaced(tmp_path: Path):
