@@ -62,7 +62,7 @@ class Keeper:
         self._wishes: dict[str, Wish] = {}
         self._granted: dict[str, asyncio.Future[ActorProxy[GradientWorker]]] = {}
         self._wanted: dict[str, asyncio.Event] = {}
-        self._followed: set[str] = set()
+        self._following: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticking = False
         self._nodes = living_nodes()
@@ -79,15 +79,14 @@ class Keeper:
             self._wanted[wish.ticket] = asyncio.Event()
             kind = Kind(wish.checkpoint, wish.size)
             self._lending.ask(wish.ticket, wish.run, kind, asyncio.get_running_loop().time())
-            if wish.run not in self._followed:
-                self._followed.add(wish.run)
-                self._start(self._follow(wish))
+            if wish.run not in self._following:
+                self._following[wish.run] = self._start(self._follow(wish))
             self._settle()
         return await asyncio.shield(self._granted[wish.ticket])
 
     @ray.method
     async def wanted_back(self, ticket: str) -> None:
-        """Return when what was lent for a ticket is to be given back; whoever asks has it ready, and its turn begins."""
+        """Return when what was lent for a ticket is to be given back; who asks has it ready, and its turn begins."""
         self._lending.begin(ticket, asyncio.get_running_loop().time())
         if ticket in self._wanted:
             await self._wanted[ticket].wait()
@@ -97,6 +96,14 @@ class Keeper:
         """Take a ticket back, and its worker: for others if it is good, to be ended otherwise."""
         self._release(ticket, good)
         self._settle()
+
+    @ray.method
+    async def leave(self, run: str) -> None:
+        """Take back whatever a run still has, and follow it no more."""
+        following = self._following.pop(run, None)
+        if following is not None:
+            following.cancel()
+        self._leave(run)
 
     @ray.method
     async def counts(self) -> KeeperCounts:
@@ -175,10 +182,13 @@ class Keeper:
             await cast(Any, wish.holder).over.remote()
         except RayActorError:
             _log.warning("the holder of %s's workers is gone: they are taken back", wish.run)
-        self._followed.discard(wish.run)
-        for ticket in [ticket for ticket, other in self._wishes.items() if other.run == wish.run]:
+        del self._following[wish.run]
+        self._leave(wish.run)
+
+    def _leave(self, run: str) -> None:
+        for ticket in [ticket for ticket, wish in self._wishes.items() if wish.run == run]:
             self._release(ticket, True)
-        self._lending.leave(wish.run, asyncio.get_running_loop().time())
+        self._lending.leave(run, asyncio.get_running_loop().time())
         self._settle()
 
     async def _tick(self) -> None:
@@ -188,10 +198,11 @@ class Keeper:
             self._nodes = await asyncio.to_thread(living_nodes)
             self._settle()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 KeeperActor: ActorClass[Keeper] = ray.remote(Keeper)
@@ -223,6 +234,11 @@ class KeptWorkers:
             lambda: self._release(ticket, True),
             lambda: self._wanted_back(ticket),
         )
+
+    def close(self) -> None:
+        """Be followed no more: everything was given back, and the holder lives on."""
+        with contextlib.suppress(RayActorError, ValueError):
+            self._actor().leave.remote(self._run)
 
     async def _borrow(self, wish: Wish) -> ActorProxy[GradientWorker]:
         while True:

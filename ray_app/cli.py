@@ -9,7 +9,7 @@ import sys
 import typer
 
 from clusterucb.errors import ClusterUCBError, Stopped
-from ray_app.verbs import follow, judge, keep, remote, select, token, train
+from ray_app.verbs import follow, judge, keep, remote, select, service, token, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,6 +29,7 @@ for verb in (
     follow.status,
     follow.watch,
     follow.cancel,
+    service.serve,
 ):
     app.command()(verb)
 app.add_typer(token.app, name="token")

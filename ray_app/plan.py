@@ -7,6 +7,7 @@ import asyncio
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -14,8 +15,8 @@ import ray
 from actors.lanes import WorkerLost
 from actors.pace import Pace
 from actors.pool import living_nodes
-from actors.remote_worker import Bank, RemoteWorker, start_process
-from actors.resources import check_room, worker_count, worker_size
+from actors.remote_worker import Bank, OwnProcesses, RemoteWorker, Source
+from actors.resources import WorkerSize, check_room, worker_count, worker_size
 from clusterucb.checkpoint.model import ModelShape, check_model, describe
 from clusterucb.config import RunConfig
 from clusterucb.errors import ResourceError
@@ -32,8 +33,17 @@ from ray_app.cluster import connected
 from ray_app.views import View
 
 
-def plan(config: RunConfig, address: str, view: View, calibrated: bool = True) -> Estimate:
-    """Estimate what `select` with this configuration costs; `calibrated` times one worker of the cluster."""
+def plan(
+    config: RunConfig,
+    address: str,
+    view: View,
+    calibrated: bool = True,
+    source_of: Callable[[WorkerSize], Source] | None = None,
+) -> Estimate:
+    """Estimate what `select` with this configuration costs; `calibrated` times one worker of the cluster.
+
+    `source_of` says where a worker of a size comes from; it is started for this alone where that is left out.
+    """
     with tempfile.TemporaryDirectory(prefix="clusterucb-plan-") as folder:
         run = RunFolder(Path(folder) / "run")
         with view:
@@ -44,7 +54,7 @@ def plan(config: RunConfig, address: str, view: View, calibrated: bool = True) -
         notes = (*check_model(config.model, config.gradients), *prepared.notes)
         if calibrated:
             with connected(address):
-                calibration, measured, workers = _calibrate(config, work, prepared)
+                calibration, measured, workers = _calibrate(config, work, prepared, source_of)
         parts = prepared_parts(config, prepared.pool)
         widths = [_width(part, run, config, shape, calibration) for part in parts]
         return estimate(
@@ -79,16 +89,19 @@ def _width(
     return None
 
 
-def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tuple[Calibration, Measured, int]:
+def _calibrate(
+    config: RunConfig, work: PlannedWork, prepared: Prepared, source_of: Callable[[WorkerSize], Source] | None
+) -> tuple[Calibration, Measured, int]:
     """Start one of the workers that the run would start, and time it."""
     wanted, nodes = config.workers, living_nodes()
     size = worker_size(wanted, nodes)
     check_room(wanted, size, nodes)
     bank: Bank = []
     pace = Pace(wanted.deadline_factor, wanted.deadline_min_s, math.inf)
-    worker = RemoteWorker(0, start_process(config, size), pace, bank, wanted.heartbeat_timeout_s)
-    try:
-        with asyncio.Runner() as runner:
+    source = OwnProcesses(config, size) if source_of is None else source_of(size)
+    with asyncio.Runner() as runner:
+        worker = RemoteWorker(0, runner.run(source.take()), pace, bank, wanted.heartbeat_timeout_s)
+        try:
             started = time.perf_counter()
             runner.run(_load(worker, wanted.ready_timeout_s))
             load_seconds = time.perf_counter() - started
@@ -100,13 +113,13 @@ def _calibrate(config: RunConfig, work: PlannedWork, prepared: Prepared) -> tupl
 
             calibration = calibrate(config, work, prepared.pool, prepared.target, ask)
             info = runner.run(worker.info())
-    except WorkerLost as error:
-        raise ResourceError(
-            f"the worker died while it was timed: lower gradients.batch_tokens ({config.gradients.batch_tokens}), or "
-            f"give it more memory ({error})"
-        ) from None
-    finally:
-        worker.part()
+        except WorkerLost as error:
+            raise ResourceError(
+                f"the worker died while it was timed: lower gradients.batch_tokens ({config.gradients.batch_tokens}), "
+                f"or give it more memory ({error})"
+            ) from None
+        finally:
+            worker.part()
     peak_gib = info.peak_host_gib if info.device == "cpu" else info.peak_device_gib
     count = worker_count(wanted, size, nodes)
     return calibration, Measured(info.device, load_seconds, peak_gib, calibration.timings), count

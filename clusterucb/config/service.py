@@ -97,6 +97,15 @@ class SketchCache(Section):
     max_gib: float = Field(default=20.0, gt=0)
 
 
+class Retention(Section):
+    """Which runs that are over are deleted; both are checked every ten minutes."""
+
+    days: float | None = Field(default=None, gt=0)
+    """Days after its end that a run is kept; none keeps it."""
+    runs_per_token: int | None = Field(default=None, ge=1)
+    """Runs that are kept of each token's name, the newest; none keeps all."""
+
+
 class ServiceConfig(Section):
     """A selection service."""
 
@@ -114,6 +123,7 @@ class ServiceConfig(Section):
     """Sections of the run configuration that a request may set."""
     limits: Limits = Limits()
     sketches: SketchCache = SketchCache()
+    retention: Retention = Retention()
     workers: Workers = Workers()
     """Workers of every run of this service."""
 

@@ -31,6 +31,11 @@ def _rows(rows: RowsEstimate) -> PlannedRows:
     return PlannedRows(samples=rows.samples, usable=rows.usable, tokens=rows.tokens, truncated=rows.truncated)
 
 
+def gradients_of(summary: Summary) -> GradientCounts:
+    """Return how many gradients a run took, those of target and audit included."""
+    return GradientCounts(reused=0, computed=sum(stage.backward_passes for stage in summary.cost.stages))
+
+
 def scores_of(folder: RunFolder, gradients: GradientCounts | None = None) -> Scores:
     """Return what a finished scoring run found; all of its gradients were computed where nothing else is said."""
     summary = Summary.model_validate_json(folder.bring(folder.summary_file).read_bytes())

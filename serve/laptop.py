@@ -1,0 +1,79 @@
+"""The whole service from one command: Ray, Serve on loopback, the queue's actor; until it is told to stop.
+
+Invariant: what it started is gone when it returns, and what it was computing goes on at the next start.
+"""
+
+import contextlib
+import json
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, cast
+
+import ray
+from ray import serve
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+from ray.serve.config import HTTPOptions, ProxyLocation
+
+from actors.names import NAMESPACE
+from clusterucb.config import ServiceConfig
+from clusterucb.errors import ResourceError
+from ray_app.cluster import LOCAL, connected
+from ray_app.service.names import service_name
+from serve.deployment import NAME, build
+
+_READY_S = 300.0
+_POLL_S = 0.1
+_CLOSE_S = 20.0
+
+
+def run(config: ServiceConfig, address: str, replicas: int, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; `ready` is called with the URL once requests are taken."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with connected(address):
+            serve.start(http_options=HTTPOptions(host=config.host, port=config.port, location=ProxyLocation.HeadOnly))
+            try:
+                serve.run(build(config, replicas), name=NAME, route_prefix="/")
+                url = f"http://{config.host}:{config.port}"
+                _wait(url, stop)
+                if not stop.is_set():
+                    ready(url)
+                stop.wait()
+            finally:
+                serve.shutdown()
+                if address == LOCAL:
+                    _close(config)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _wait(url: str, stop: threading.Event) -> None:
+    """Wait until the service takes requests. Raises ResourceError where it does not come to that."""
+    deadline = time.monotonic() + _READY_S
+    while not stop.is_set():
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError, json.JSONDecodeError):
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+            with opener.open(f"{url}/readyz", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"{url}/readyz did not say ready within {_READY_S:.0f} s: another service may hold the folder; see "
+                f"the logs of Ray Serve"
+            )
+        stop.wait(_POLL_S)
+
+
+def _close(config: ServiceConfig) -> None:
+    """Let go of the folder, so that the next start need not wait for the lease to run out."""
+    with contextlib.suppress(ValueError, RayActorError, TimeoutError):
+        actor: Any = ray.get_actor(service_name(config), namespace=NAMESPACE)
+        ray.get(actor.close.remote(), timeout=_CLOSE_S)
+        ray.kill(cast(ActorHandle, actor))
