@@ -14,7 +14,7 @@ import yaml
 FOLDER = Path(__file__).parents[2] / "cluster_configs" / "kuberay"
 SCHEMA = json.loads((Path(__file__).parent / "kuberay.schema.json").read_text())
 KUBERNETES = "1.33"
-RAY_MANIFESTS = ("raycluster", "rayjob")
+RAY_MANIFESTS = ("raycluster", "rayjob", "rayservice")
 
 Manifest = dict[str, Any]
 
@@ -24,7 +24,10 @@ def load(name: str) -> Manifest:
 
 
 def cluster_of(manifest: Manifest) -> Manifest:
-    return manifest["spec"] if manifest["kind"] == "RayCluster" else manifest["spec"]["rayClusterSpec"]
+    spec = manifest["spec"]
+    return {"RayCluster": lambda: spec, "RayJob": lambda: spec["rayClusterSpec"]}.get(
+        manifest["kind"], lambda: spec["rayClusterConfig"]
+    )()
 
 
 def groups_of(manifest: Manifest) -> list[Manifest]:
@@ -101,8 +104,12 @@ def test_pods_take_fixed_resources_run_unprivileged_and_see_the_shared_folder(na
         assert {volumes[mount["name"]]: mount["mountPath"] for mount in container["volumeMounts"]} == {claim: "/shared"}
 
 
-def test_both_manifests_describe_the_same_cluster():
+def test_all_manifests_describe_the_same_cluster_and_a_service_has_its_port_beside():
     assert cluster_of(load("raycluster")) == cluster_of(load("rayjob"))
+    service = cluster_of(load("rayservice"))
+    ports = service["headGroupSpec"]["template"]["spec"]["containers"][0]["ports"]
+    assert ports.pop(3) == {"name": "serve", "containerPort": 8000}
+    assert service == cluster_of(load("raycluster"))
 
 
 def test_the_monitor_selects_the_pods_and_a_port_they_have():

@@ -3,10 +3,15 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
+from ray.serve._private.common import RequestProtocol
+from ray.serve._private.request_ingress_metrics import RequestIngressMetrics
 
 from actors.metrics import METRICS
+from ray_app.service.metrics import METRICS as SERVICE_METRICS
 
 FOLDER = Path(__file__).parents[2] / "cluster_configs" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "grafana.json").read_text())
@@ -46,16 +51,49 @@ def test_the_variables_are_those_the_panels_use():
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in DASHBOARD["panels"])
 
 
-def test_panels_lie_side_by_side():
+SERVICE = json.loads((FOLDER / "grafana_service.json").read_text())
+OF_SERVE = {
+    "ray_serve_num_http_requests_total": {"route", "method", "application", "status_code"},
+    "ray_serve_http_request_latency_ms_bucket": {"route", "method", "application", "status_code", "le"},
+}
+
+
+def test_the_services_dashboard_asks_for_all_of_its_metrics_and_for_ray_serves():
+    labels = {series: {"le", *metric.tags} for metric in SERVICE_METRICS for series in metric.series} | OF_SERVE
+    expressions = [target["expr"] for panel in SERVICE["panels"] for target in panel["targets"]]
+    for expression in expressions:
+        names = SERIES.findall(expression)
+        assert names
+        assert set(names) <= labels.keys(), expression
+        grouped = {label.strip() for by in re.findall(r"by \(([^)]*)\)", expression) for label in by.split(",")}
+        assert grouped <= set.union(*(labels[name] for name in names)), expression
+    shown = {name for expression in expressions for name in SERIES.findall(expression)}
+    assert {metric.name for metric in SERVICE_METRICS if not shown & set(metric.series)} == set()
+
+
+def test_ray_serve_has_the_metrics_and_labels_that_are_asked_for():
+    recorded = RequestIngressMetrics(RequestProtocol.HTTP, source="proxy", node_id="", node_ip_address="")
+    described = {
+        f"ray_{metric._name}": set(metric.info["tag_keys"])
+        for metric in vars(recorded).values()
+        if hasattr(metric, "info")
+    }
+    for series, labels in OF_SERVE.items():
+        name = re.sub(r"_(total|bucket)$", "", series)
+        assert labels - {"le"} <= described[name], described
+
+
+@pytest.mark.parametrize("dashboard", [DASHBOARD, SERVICE], ids=["runs", "service"])
+def test_panels_lie_side_by_side(dashboard: dict[str, Any]):
     cells = [
         (x, y)
-        for panel in DASHBOARD["panels"]
+        for panel in dashboard["panels"]
         for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
 def test_prometheus_scrapes_the_nodes_that_ray_lists():
