@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CACHE ?= .cache
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo test check chaos bench clean
+.PHONY: setup demo serve test check chaos bench clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,9 @@ $(CACHE)/demo/pool.jsonl: examples/build_pool.py | setup
 demo: setup $(CACHE)/SmolLM2-135M-Instruct/config.json $(CACHE)/demo/pool.jsonl
 	$(BIN)/clusterucb select cluster_configs/runs/demo.yaml --out runs/demo
 
+serve: setup
+	$(BIN)/clusterucb serve --demo
+
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -37,6 +40,7 @@ check: setup
 
 chaos: setup
 	$(BIN)/python tests/chaos.py
+	$(BIN)/python tests/service_chaos.py
 
 bench: setup $(CACHE)/SmolLM2-135M-Instruct/config.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gradients.py --model $(CACHE)/SmolLM2-135M-Instruct

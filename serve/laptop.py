@@ -5,6 +5,7 @@ Invariant: what it started is gone when it returns, and what it was computing go
 
 import contextlib
 import json
+import logging
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from clusterucb.config import ServiceConfig
 from clusterucb.errors import ResourceError
 from ray_app.cluster import LOCAL, connected
 from ray_app.service.names import service_name
+from ray_app.service.ray_backend import start_service
 from serve.deployment import NAME, build
 
 _READY_S = 300.0
@@ -37,8 +39,12 @@ def run(config: ServiceConfig, address: str, replicas: int, ready: Callable[[str
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with connected(address):
+            logging.getLogger("ray.serve").setLevel(logging.WARNING)
+            starting = threading.Thread(target=start_service, args=(config,))
+            starting.start()  # beside Serve: both take seconds
             serve.start(http_options=HTTPOptions(host=config.host, port=config.port, location=ProxyLocation.HeadOnly))
             try:
+                starting.join()
                 serve.run(build(config, replicas), name=NAME, route_prefix="/")
                 url = f"http://{config.host}:{config.port}"
                 _wait(url, stop)

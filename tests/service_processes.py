@@ -1,6 +1,7 @@
 """A service as users start it, `clusterucb serve`, in a process of its own, with tiny models; and what runs in it."""
 
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,16 +24,17 @@ from clusterucb.config import ServiceConfig
 from clusterucb.settings import load_service_config
 from ray_app.client import Client
 
-TITLES = {
-    "replica": "ray::ServeReplica",
-    "proxy": "ray::ProxyActor",
-    "controller": "ray::ServeController",
-    "service": "ray::Service.",
-    "keeper": "ray::Keeper",
-    "preparer": "ray::Preparer",
-    "coordinator": "ray::Coordinator",
-    "worker": "ray::GradientWorker",
+CLASSES = {
+    "replica": "ServeReplica",
+    "proxy": "ProxyActor",
+    "controller": "ServeController",
+    "service": "Service",
+    "keeper": "Keeper",
+    "preparer": "Preparer",
+    "coordinator": "Coordinator",
+    "worker": "GradientWorker",
 }
+"""What Ray calls a process: `ray::`, perhaps a name, the class, perhaps what it is doing."""
 
 
 def write_service(folder: Path, rows: int = 160, **more: object) -> Path:
@@ -124,10 +126,10 @@ class ServiceProcess:
     def pids(self, what: str) -> list[int]:
         """Return the processes that do something."""
         assert self.process is not None
-        found = []
+        found, title = [], re.compile(rf"^ray::(.*:)?{CLASSES[what]}\b")
         for each in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if each.status() != psutil.STATUS_ZOMBIE and " ".join(each.cmdline()).startswith(TITLES[what]):
+                if each.status() != psutil.STATUS_ZOMBIE and title.match(" ".join(each.cmdline())):
                     found.append(each.pid)
             except psutil.NoSuchProcess:
                 continue

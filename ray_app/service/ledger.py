@@ -1,10 +1,10 @@
 """The runs of a service on disk: what was asked, that it began, that it is to stop, how it ended, and its run folder.
 
-    runs/<id>/asked.json   written whole before the request is answered, never changed
-    runs/<id>/began.json   the first time that it left the queue
-    runs/<id>/stop         its owner wants it to stop
-    runs/<id>/ended.json   how it ended, never changed
-    runs/<id>/run/         the run folder
+    requests/<id>/asked.json   written whole before the request is answered, never changed
+    requests/<id>/began.json   the first time that it left the queue
+    requests/<id>/stop         its owner wants it to stop
+    requests/<id>/ended.json   how it ended, never changed
+    runs/<id>/                 the run folder
 
 Invariants: these files are the truth, whatever process died; a run is queued, running or over by which of them are
 there; only the service's one actor writes them, and everybody may read.
@@ -72,13 +72,18 @@ class Ledger:
     """Reads and writes the files. All of it takes a disk's time: call it off the event loop."""
 
     def __init__(self, folder: Path) -> None:
+        self._requests = folder / "requests"
         self._runs = folder / "runs"
 
     def ids(self) -> list[str]:
         """Return the ids of all runs, the newest first."""
-        if not self._runs.is_dir():
+        if not self._requests.is_dir():
             return []
-        return sorted((each.name for each in self._runs.iterdir() if (each / "asked.json").exists()), reverse=True)
+        return sorted((each.name for each in self._requests.iterdir() if (each / "asked.json").exists()), reverse=True)
+
+    def knows(self, run_id: str) -> bool:
+        """Whether a run was asked for."""
+        return (self._requests / run_id / "asked.json").exists()
 
     def all(self) -> Iterator[Asked]:
         """Yield what was asked, the oldest first."""
@@ -87,48 +92,45 @@ class Ledger:
 
     def asked(self, run_id: str) -> Asked:
         """Return what was asked. Raises NotFound."""
-        found = _read(self._runs / run_id / "asked.json", Asked)
+        found = _read(self._requests / run_id / "asked.json", Asked)
         if found is None:
             raise NotFound(f"no run {run_id}: GET /v1/selections lists yours")
         return found
 
     def ask(self, asked: Asked) -> None:
         """Keep a request."""
-        write_atomically(self._runs / asked.id / "asked.json", asked.model_dump_json())
+        write_atomically(self._requests / asked.id / "asked.json", asked.model_dump_json())
 
     def began(self, run_id: str) -> Began | None:
         """Return when a run began."""
-        return _read(self._runs / run_id / "began.json", Began)
+        return _read(self._requests / run_id / "began.json", Began)
 
     def begin(self, run_id: str, at: datetime) -> None:
         """Note that a run leaves the queue, unless it did before."""
-        path = self._runs / run_id / "began.json"
+        path = self._requests / run_id / "began.json"
         if not path.exists():
             write_atomically(path, Began(at=at).model_dump_json())
 
-    def stopping(self, run_id: str) -> bool:
-        """Whether a run is to stop."""
-        return (self._runs / run_id / "stop").exists()
-
-    def stop(self, run_id: str) -> None:
-        """Note that a run is to stop."""
-        (self._runs / run_id / "stop").touch()
+    def stop_file(self, run_id: str) -> Path:
+        """Return the file that is there once a run is to stop."""
+        return self._requests / run_id / "stop"
 
     def ended(self, run_id: str) -> Ended | None:
         """Return how a run ended."""
-        return _read(self._runs / run_id / "ended.json", Ended)
+        return _read(self._requests / run_id / "ended.json", Ended)
 
     def end(self, run_id: str, ended: Ended) -> None:
         """Note how a run ended."""
-        write_atomically(self._runs / run_id / "ended.json", ended.model_dump_json(exclude_none=True))
+        write_atomically(self._requests / run_id / "ended.json", ended.model_dump_json(exclude_none=True))
 
     def folder(self, run_id: str) -> RunFolder:
         """Return the folder that a run computes in."""
-        return RunFolder.open(self._runs / run_id / "run")
+        return RunFolder.open(self._runs / run_id)
 
     def remove(self, run_id: str) -> None:
         """Delete a run that is over; what it was asked goes first, so that half a run is never listed."""
-        (self._runs / run_id / "asked.json").unlink(missing_ok=True)
+        (self._requests / run_id / "asked.json").unlink(missing_ok=True)
+        shutil.rmtree(self._requests / run_id, ignore_errors=True)
         shutil.rmtree(self._runs / run_id, ignore_errors=True)
 
     def record(self, run_id: str) -> RunRecord:

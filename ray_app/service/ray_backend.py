@@ -9,7 +9,7 @@ import builtins
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import ray
 from ray.actor import ActorProxy
@@ -33,8 +33,10 @@ from ray_app.service.records import (
 from ray_app.service.refusals import NotFound, Refusal, Unavailable
 from ray_app.service.requests import ScoreRequest, SelectionRequest, TargetUpload
 from ray_app.service.run_tail import POLL_S, RunTail
-from ray_app.service.service import Service, ServiceActor
 from ray_app.service.shelf import Shelf
+
+if TYPE_CHECKING:
+    from ray_app.service.service import Service
 
 Value = TypeVar("Value")
 _TRIES = 8
@@ -43,17 +45,22 @@ _KEPT_TAILS = 256
 _READY_S = 5.0
 
 
-def start_service(config: ServiceConfig) -> ActorProxy[Service]:
-    """Create the service's actor, or find it and give it this configuration."""
-    actor = ServiceActor.options(
-        name=service_name(config),
-        namespace=NAMESPACE,
-        lifetime="detached",
-        get_if_exists=True,
-        max_restarts=-1,
-        num_cpus=0,
-        max_concurrency=10_000,
-    ).remote(config)
+def start_service(config: ServiceConfig) -> "ActorProxy[Service]":
+    """Create the service's actor, or find it; give it this configuration."""
+    try:
+        actor: ActorProxy[Service] = ray.get_actor(service_name(config), namespace=NAMESPACE)
+    except ValueError:
+        from ray_app.service.service import ServiceActor  # and with it torch, which nobody else here needs
+
+        actor = ServiceActor.options(
+            name=service_name(config),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            num_cpus=0,
+            max_concurrency=10_000,
+        ).remote(config)
     actor.start.remote()
     actor.configure.remote(config)
     return actor
@@ -143,11 +150,11 @@ class RayBackend:
         except (TimeoutError, RayActorError, ValueError):
             return Readiness(ready=False, reason="the service's actor does not answer: it is being started")
 
-    def _service(self) -> ActorProxy[Service]:
+    def _service(self) -> "ActorProxy[Service]":
         """Find the actor; raises ValueError where there is none."""
         return ray.get_actor(service_name(self._config), namespace=NAMESPACE)
 
-    async def _tried(self, call: Callable[[ActorProxy[Service]], Awaitable[Value]]) -> Value:
+    async def _tried(self, call: "Callable[[ActorProxy[Service]], Awaitable[Value]]") -> Value:
         """Make a call, again while the actor is being started. Raises its refusals as they are."""
         for again in range(_TRIES):
             try:

@@ -125,7 +125,7 @@ class Service:
         asked = await asyncio.to_thread(self._ledger.asked, run_id)
         if await asyncio.to_thread(self._ledger.ended, run_id) is not None:
             return
-        await asyncio.to_thread(self._ledger.stop, run_id)
+        await asyncio.to_thread(self._ledger.stop_file(run_id).touch)
         if self._queue.remove(asked.owner, run_id):
             await self._end(asked, End("cancelled"))
 
@@ -240,7 +240,7 @@ class Service:
 
     def _known(self, run_id: str, owner: str, digest: str, key: str | None) -> str | None:
         """Return the run that a request already is."""
-        if (self._folder / "runs" / run_id / "asked.json").exists():
+        if self._ledger.knows(run_id):
             return run_id
         if key is None or (owner, key) not in self._keys:
             return None
@@ -299,7 +299,7 @@ class Service:
     async def _driven(self, asked: Asked) -> End:
         await asyncio.to_thread(self._ledger.begin, asked.id, datetime.now(UTC))
         config = asked.config.model_copy(update={"workers": self._config.workers})
-        folder, stop = self._ledger.folder(asked.id), self._folder / "runs" / asked.id / "stop"
+        folder, stop = self._ledger.folder(asked.id), self._ledger.stop_file(asked.id)
         return await drive(config, folder, stop, keeper_name(self._config), self._prepares)
 
     async def _answered_already(self, asked: Asked) -> bool:

@@ -19,7 +19,7 @@ def link_results(there: RunFolder, here: RunFolder, ended: Ended | None, now: da
     """Put the results of a finished run where another's belong; return that one's end, or none where they are gone."""
     if ended is None or ended.gradients is None or here.exists or not there.finished:
         return None
-    beside = here.path.with_name(".linking")
+    beside = here.path.with_name(f".{here.name}.linking")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         shutil.copytree(there.path, beside, copy_function=_link, ignore=shutil.ignore_patterns(*_OWN))

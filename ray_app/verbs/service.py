@@ -49,7 +49,7 @@ def serve(
     from ray_app.service.tokens import TokenFile, tokens_path
 
     quieten_libraries()
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     tokens = TokenFile(tokens_path(loaded))
     if not tokens.all():
         _, secret = tokens.make("admin", "admin")

@@ -46,7 +46,7 @@ class Run:
         self.ledger, self.id = Ledger(folder), asked.id
         self.ledger.ask(asked)
         self.file = self.ledger.folder(asked.id).events_file
-        self.file.parent.mkdir(parents=True)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         self.now = 0.0
         self.tail = RunTail(self.ledger, asked.id, self.clock)
 

@@ -1,0 +1,162 @@
+"""What watching costs the watched: many watchers and status requests beside a running selection.
+
+    python benchmarks/service_load.py                          # 200 watchers, 100 requests a second, 60 s
+
+One selection runs the whole time, on one worker. Its throughput is taken in turns with and without the load, in one
+run, so that whatever else the machine does strikes both alike. Prints errors by status, latencies, and the ratio.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from service_processes import ServiceProcess, write_service
+
+_TURNS = 4
+
+
+@dataclass
+class Load:
+    """What the clients saw."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+    events: int = 0
+    watching: int = 0
+    on: bool = False
+
+
+async def watch(http: httpx2.AsyncClient, path: str, load: Load, stop: asyncio.Event) -> None:
+    """Follow a run; come back where the stream ends."""
+    last = "0"
+    while not stop.is_set():
+        async with http.stream("GET", f"{path}/events", headers={"Last-Event-ID": last}) as answer:
+            load.statuses[f"events {answer.status_code}"] += 1
+            load.watching += 1
+            try:
+                async for line in answer.aiter_lines():
+                    if line.startswith("id: "):
+                        last = line[4:]
+                        load.events += 1
+                    if stop.is_set():
+                        return
+            finally:
+                load.watching -= 1
+
+
+async def ask(http: httpx2.AsyncClient, path: str, load: Load) -> None:
+    """Ask once for the status."""
+    began = time.perf_counter()
+    try:
+        answer = await http.get(path)
+        load.statuses[f"status {answer.status_code}"] += 1
+    except httpx2.HTTPError as error:
+        load.statuses[type(error).__name__] += 1
+    load.seconds.append(time.perf_counter() - began)
+
+
+async def ask_steadily(http: httpx2.AsyncClient, path: str, load: Load, rate: float, seconds: float) -> None:
+    """Ask at a fixed rate, whether answers come or not."""
+    began, asked = time.perf_counter(), set[asyncio.Task[None]]()
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(max(0.0, began + number / rate - time.perf_counter()))
+        task = asyncio.create_task(ask(http, path, load))
+        asked.add(task)
+        task.add_done_callback(asked.discard)
+    await asyncio.gather(*asked)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; give up after ten minutes."""
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.2)
+    raise TimeoutError("waited too long")
+
+
+def samples(events: Path) -> int:
+    """Count the samples that came back so far."""
+    if not events.exists():
+        return 0
+    lines = events.read_text().splitlines()
+    return sum(json.loads(line)["samples"] for line in lines if '"progressed"' in line and line.endswith("}"))
+
+
+async def measure(service: ServiceProcess, watchers: int, rate: float, seconds: float) -> None:
+    """Take turns with and without the load, and print what came of it."""
+    headers = {"Authorization": f"Bearer {service.secret}"}
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx2.AsyncClient(
+        base_url=service.url, headers=headers, limits=limits, timeout=120, trust_env=False
+    ) as http:
+        body = {
+            "pool": "mixed", "checkpoint": "tiny", "target": "sums", "search": {"allocator": {"kind": "exhaustive"}}
+        }  # fmt: skip
+        run_id = (await http.post("/v1/selections", json=body)).json()["id"]
+        path = f"/v1/selections/{run_id}"
+        events = Path(service.config.folder) / "runs" / run_id / "events.jsonl"
+        await until(lambda: samples(events) >= 50)
+        load, rates = Load(), {True: list[float](), False: list[float]()}
+        for turn in range(2 * _TURNS):
+            loaded, stop = turn % 2 == 1, asyncio.Event()
+            watching: list[asyncio.Task[None]] = []
+            if loaded:
+                watching = [asyncio.create_task(watch(http, path, load, stop)) for _ in range(watchers)]
+                await until(lambda: load.watching >= watchers)
+            before, began = samples(events), time.perf_counter()
+            await (
+                ask_steadily(http, path, load, rate, seconds / _TURNS) if loaded else asyncio.sleep(seconds / _TURNS)
+            )
+            rates[loaded].append((samples(events) - before) / (time.perf_counter() - began))
+            stop.set()
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
+        state = (await http.get(path)).json()["status"]
+        await http.delete(path)
+    assert state == "running", f"the selection is {state}: give --rows more, or it was not there to be slowed down"
+    ordered = sorted(load.seconds)
+    alone, beside = (statistics.mean(rates[which]) for which in (False, True))
+    print(json.dumps(dict(load.statuses)))
+    print(f"{len(ordered)} status requests, {load.events} events told to {watchers} watchers")
+    for share in (0.5, 0.9, 0.99):
+        print(f"latency {share:.0%}: {1000 * ordered[int(share * (len(ordered) - 1))]:.0f} ms")
+    print(f"samples/s alone {alone:.1f}, beside the load {beside:.1f}: ratio {beside / alone:.3f}")
+    print(f"by turns: alone {[round(rate, 1) for rate in rates[False]]}, beside {[round(r, 1) for r in rates[True]]}")
+
+
+def main() -> None:
+    """Start a service with tiny models and measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--watchers", type=int, default=200)
+    parser.add_argument("--rate", type=float, default=100.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--replicas", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as there:
+        limits = {"requests_per_minute": 10**6, "watchers": 2000, "watchers_per_token": 2000}
+        file = write_service(Path(there), arguments.rows, limits=limits, workers={"num_cpus": 1, "count": 1})
+        service = ServiceProcess(file)
+        print(f"ready after {service.start('--replicas', str(arguments.replicas)):.0f} s")
+        try:
+            asyncio.run(measure(service, arguments.watchers, arguments.rate, arguments.seconds))
+        finally:
+            service.stop()
+
+
+if __name__ == "__main__":
+    main()
