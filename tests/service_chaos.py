@@ -23,6 +23,7 @@ from ray_app.service.ledger import Ledger
 from ray_app.service.records import RunRecord
 
 FAULTS = ("replica", "proxy", "service", "controller", "keeper", "coordinator", "worker")
+_PATIENCE_S = 600.0
 SERVE = ("controller", "proxy", "replica")
 
 
@@ -60,21 +61,23 @@ def body(seed: int) -> dict[str, object]:
 
 
 def strike(service: ServiceProcess, ledger: Ledger, what: str, seed: int, expected: Path) -> float:
-    """Start a run, kill `what` in the middle of it, and hold the end against the run in one process."""
+    """Start a run, kill `what` in the middle of it (several, joined by +, one after the other), and hold the end
+    against the run in one process."""
     began = time.monotonic()
-    with service.client() as client:
+    with service.client(_PATIENCE_S) as client:
         run = client.select(key=f"key-{what}-{seed}", **body(seed))  # pyright: ignore[reportArgumentType]
         watcher = Watcher(run)
         watcher.start()
         folder = ledger.folder(run.id)
-        when(lambda: progress(folder) >= 5)
-        if what == "everything":
-            service.kill_all()
-            service.start()
-        else:
-            for part in SERVE if what == "serve" else (what,):
-                assert service.kill(part), f"there is no {part} to kill"
-        watcher.join(400)
+        for number, fault in enumerate(what.split("+"), start=1):
+            when(lambda number=number: progress(folder) >= 5 * number, _PATIENCE_S)
+            if fault == "everything":
+                service.kill_all()
+                service.start(timeout_s=_PATIENCE_S)
+            else:
+                for part in SERVE if fault == "serve" else (fault,):
+                    assert service.kill(part), f"there is no {part} to kill"
+        watcher.join(_PATIENCE_S)
         assert watcher.error is None, watcher.error
         assert watcher.record is not None, "the watcher has seen no end"
         assert watcher.record.status == "finished", watcher.record
@@ -104,7 +107,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as there:
         folder = Path(there)
         service = ServiceProcess(write_service(folder, arguments.rows))
-        print(f"ready after {service.start('--replicas', str(arguments.replicas)):.0f} s", flush=True)
+        print(
+            f"ready after {service.start('--replicas', str(arguments.replicas), timeout_s=_PATIENCE_S):.0f} s",
+            flush=True,
+        )
         ledger = Ledger(folder / "service")
         try:
             for seed, what in enumerate(arguments.faults):

@@ -5,14 +5,11 @@ Invariant: there is one coordinator a run folder, found by name; whoever drives 
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import ray
 from ray.actor import ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
 
 from actors.coordinator import Coordinator, CoordinatorActor
 from actors.coordinator import Outcome as CoordinatorOutcome
@@ -21,23 +18,12 @@ from clusterucb.config import RunConfig
 from clusterucb.errors import ClusterUCBError, Stopped
 from clusterucb.run.lease import in_use
 from clusterucb.run.run_folder import RunFolder
+from ray_app.service.calls import tried
+from ray_app.service.ledger import End
 from ray_app.service.preparer import Preparer
 
-Value = TypeVar("Value")
-_LIVES = 6
-"""Deaths in a row, soon after the call, after which it is not tried again."""
-_LONG_S = 60.0
-_AGAIN_S = 1.0
 _ELSEWHERE_S = 10.0
 _STOP_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """How a run ended."""
-
-    status: Literal["finished", "failed", "cancelled"]
-    error: str | None = None
 
 
 async def drive(
@@ -55,16 +41,16 @@ async def drive(
         while not folder.finished:
             outcome = await _coordinated(config, folder, stop, keeper)
             if outcome.status == "cancelled":
-                return End("cancelled")
+                return End(status="cancelled")
             if outcome.status == "failed" and not await asyncio.to_thread(in_use, folder):
-                return End("failed", outcome.error)
+                return End(status="failed", error=outcome.error)
             if outcome.status == "failed":  # a coordinator of a cluster that is being left still has it
                 await asyncio.sleep(_ELSEWHERE_S)
-        return End("finished")
+        return End(status="finished")
     except Stopped:
-        return End("cancelled")
+        return End(status="cancelled")
     except ClusterUCBError as error:
-        return End("failed", str(error))
+        return End(status="failed", error=str(error))
 
 
 async def _coordinated(config: RunConfig, folder: RunFolder, stop: Path, keeper: str) -> CoordinatorOutcome:
@@ -94,21 +80,3 @@ async def _stop_on_request(folder: RunFolder, stop: Path) -> None:
         if await asyncio.to_thread(stop.exists):
             await asyncio.to_thread(folder.request_cancel)
         await asyncio.sleep(_STOP_S)
-
-
-async def tried(call: Callable[[], Awaitable[Value]]) -> Value:
-    """Await a remote call, again where its actor died under it. Raises the errors of the user as they are."""
-    now, deaths = asyncio.get_running_loop().time, 0
-    while True:
-        began = now()
-        try:
-            return await call()
-        except RayActorError:
-            deaths = deaths + 1 if now() - began < _LONG_S else 1
-            if deaths == _LIVES:
-                raise
-            await asyncio.sleep(_AGAIN_S * 2**deaths)
-        except RayTaskError as error:
-            if isinstance(error.cause, ClusterUCBError | Stopped):
-                raise error.cause from None
-            raise

@@ -58,12 +58,17 @@ class Began(_Kept):
     at: datetime
 
 
-class Ended(_Kept):
-    """The end of a run."""
+class End(_Kept):
+    """What a run came to."""
 
     status: Literal["finished", "failed", "cancelled"]
-    at: datetime
     error: str | None = None
+
+
+class Ended(End):
+    """The end of a run, as it is kept."""
+
+    at: datetime
     outcome: Outcome | None = None
     gradients: GradientCounts | None = None
 

@@ -3,9 +3,12 @@
 Invariants: nothing is known here that is not in the folders, so that its next life, wherever that is, goes on with
 every run that waits or runs; a run is durable before its request is answered; only the holder of the folder's lease
 takes requests and drives runs, so that two services on one folder never do anything twice.
+
+Replicas load this class to call it, so that what brings torch is imported where it is used.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
@@ -14,30 +17,33 @@ from collections import Counter
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray.actor import ActorClass, ActorHandle, ActorProxy
+from ray.exceptions import RayActorError
 
-from actors.keeper import Keeper, KeeperActor
 from actors.lending import Patience
 from actors.names import NAMESPACE
-from clusterucb.config import ServiceConfig
+from clusterucb.config import RunConfig, ServiceConfig
 from clusterucb.errors import ClusterUCBError, RunFolderError
 from clusterucb.run.lease import Lease
 from clusterucb.run.run_folder import RunFolder
-from ray_app.service.drive import End, drive, tried
+from ray_app.service.calls import tried
 from ray_app.service.fair_queue import FairQueue
-from ray_app.service.ledger import Asked, Ended, Ledger, work_of
+from ray_app.service.ledger import Asked, End, Ended, Ledger, work_of
 from ray_app.service.metrics import ServiceMetrics
 from ray_app.service.names import keeper_name
-from ray_app.service.preparer import Preparer, PreparerActor
 from ray_app.service.records import Plan, Readiness, RunRecord, Scores, settings_of
-from ray_app.service.refusals import Busy, InvalidRequest, KeyReused, QueueFull, Unavailable
+from ray_app.service.refusals import Busy, InvalidRequest, KeyReused, NotFound, QueueFull, Unavailable
 from ray_app.service.requests import InlineTarget, ScoreRequest, SelectionRequest
 from ray_app.service.resolution import resolve_scoring, resolve_selection, target_name
 from ray_app.service.shelf import Shelf
 from ray_app.service.twins import link_results
+
+if TYPE_CHECKING:
+    from actors.keeper import Keeper
+    from ray_app.service.preparer import Preparer
 
 _LEASE_S = 30.0
 _LEASE_AGAIN_S = 2.0
@@ -127,7 +133,7 @@ class Service:
             return
         await asyncio.to_thread(self._ledger.stop_file(run_id).touch)
         if self._queue.remove(asked.owner, run_id):
-            await self._end(asked, End("cancelled"))
+            await self._end(asked, End(status="cancelled"))
 
     @ray.method
     async def plan(self, owner: str, request: SelectionRequest) -> Plan:
@@ -146,11 +152,11 @@ class Service:
         rows = await asyncio.to_thread(self._shelf.keep_rows, InlineTarget(rows=request.rows))
         config = resolve_scoring(request, rows.path, owner, self._config, self._shelf)
         there = self._folder / "scores" / run_id
-        folder = RunFolder.open(there / "run")
+        folder = RunFolder.open(there / run_id)
         there.mkdir(parents=True, exist_ok=True)
         with _Turn(self):
             try:
-                end = await drive(config, folder, there / "stop", keeper_name(self._config), self._prepares)
+                end = await self._drive(config, folder, there / "stop")
                 if end.status != "finished":
                     raise InvalidRequest(end.error or "the scoring was stopped")
                 return await tried(lambda: self._prepares().scores.remote(folder.location))
@@ -177,11 +183,14 @@ class Service:
 
     @ray.method
     async def close(self) -> None:
-        """Stop the workers and let go of the folder; runs that are going go on where the cluster does."""
+        """Stop runs and workers, and let go of the folder; the next service on it goes on with them."""
         self._open.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._keeper is not None:
             await self._keeper.end_all.remote()
-            ray.kill(cast(ActorHandle[Keeper], self._keeper))
+            ray.kill(cast("ActorHandle[Keeper]", self._keeper))
         if self._lease is not None:
             await asyncio.to_thread(self._lease.release)
 
@@ -192,6 +201,8 @@ class Service:
     async def _take_over(self) -> None:
         """Get the folder's lease, learn every run from its files, and go on."""
         self._folder.mkdir(parents=True, exist_ok=True)
+        from actors.keeper import KeeperActor
+
         self._keeper = KeeperActor.options(
             name=keeper_name(self._config),
             namespace=NAMESPACE,
@@ -221,7 +232,10 @@ class Service:
             self._queue.began(asked.owner)
             self._spawn(self._run(asked))
         for asked in waiting:
-            self._queue.add(asked.owner, asked.id)
+            if self._ledger.stop_file(asked.id).exists():
+                await self._end(asked, End(status="cancelled"))
+            else:
+                self._queue.add(asked.owner, asked.id)
         self._open.set()
         self._spawn(self._sweep())
         self._spawn(self._measure())
@@ -291,7 +305,7 @@ class Service:
         except Exception as error:  # the edge: what is no fault of the run ends it, and no other
             _log.exception("run %s ended by a defect", asked.id)
             words = " ".join(str(error).split())[:500]
-            await self._end(asked, End("failed", f"the service failed at this run: {words}; ask again"))
+            await self._end(asked, End(status="failed", error=f"the service failed at this run: {words}; ask again"))
         finally:
             self._queue.done(asked.owner)
             self._pump()
@@ -300,23 +314,34 @@ class Service:
         await asyncio.to_thread(self._ledger.begin, asked.id, datetime.now(UTC))
         config = asked.config.model_copy(update={"workers": self._config.workers})
         folder, stop = self._ledger.folder(asked.id), self._ledger.stop_file(asked.id)
+        return await self._drive(config, folder, stop)
+
+    async def _drive(self, config: RunConfig, folder: RunFolder, stop: Path) -> End:
+        from ray_app.service.drive import drive
+
         return await drive(config, folder, stop, keeper_name(self._config), self._prepares)
 
     async def _answered_already(self, asked: Asked) -> bool:
         """End a run whose very work another has done: with its results, and without a gradient."""
         twin = self._finished.get(asked.work)
-        if twin is None or asked.config.model_dump(exclude={"workers"}) != (
-            await asyncio.to_thread(self._ledger.asked, twin)
-        ).config.model_dump(exclude={"workers"}):
+        if twin is None:
             return False
-        here, there = self._ledger.folder(asked.id), self._ledger.folder(twin)
-        ended = await asyncio.to_thread(link_results, there, here, self._ledger.ended(twin), datetime.now(UTC))
+        ended = await asyncio.to_thread(self._linked, asked, twin, datetime.now(UTC))
         if ended is None:
             return False
         await asyncio.to_thread(self._ledger.begin, asked.id, ended.at)
         await asyncio.to_thread(self._ledger.end, asked.id, ended)
         self._metrics.ended("finished")
         return True
+
+    def _linked(self, asked: Asked, twin: str, now: datetime) -> Ended | None:
+        try:
+            other = self._ledger.asked(twin)
+        except NotFound:  # deleted meanwhile
+            return None
+        if _computed(asked.config) != _computed(other.config):
+            return None
+        return link_results(self._ledger.folder(twin), self._ledger.folder(asked.id), self._ledger.ended(twin), now)
 
     async def _end(self, asked: Asked, end: End) -> None:
         outcome = gradients = None
@@ -332,8 +357,10 @@ class Service:
         if ended.status == "finished":
             self._finished[asked.work] = asked.id
 
-    def _prepares(self) -> ActorProxy[Preparer]:
+    def _prepares(self) -> "ActorProxy[Preparer]":
         if self._preparer is None:
+            from ray_app.service.preparer import PreparerActor
+
             self._preparer = PreparerActor.options(num_cpus=0, max_restarts=-1).remote(keeper_name(self._config))
         return self._preparer
 
@@ -373,14 +400,20 @@ class Service:
         assert self._keeper is not None
         while True:
             self._metrics.line(len(self._queue), self._queue.running)
-            counts = await self._keeper.counts.remote()
-            self._metrics.workers(counts.lent, counts.idle, counts.waiting)
+            with contextlib.suppress(RayActorError):  # it is being started again
+                counts = await self._keeper.counts.remote()
+                self._metrics.workers(counts.lent, counts.idle, counts.waiting)
             await asyncio.sleep(_MEASURE_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _computed(config: RunConfig) -> dict[str, object]:
+    """Return what settles a run's results, by section."""
+    return config.model_dump(exclude={"workers"})
 
 
 class _Turn:
