@@ -32,8 +32,8 @@ def _rows(rows: RowsEstimate) -> PlannedRows:
 
 
 def gradients_of(summary: Summary) -> GradientCounts:
-    """Return how many gradients a run took, those of target and audit included."""
-    return GradientCounts(reused=0, computed=sum(stage.backward_passes for stage in summary.cost.stages))
+    """Return how many samples of the pool took a gradient, and how many a sketch of an earlier run."""
+    return GradientCounts(reused=summary.gradients.reused, computed=summary.gradients.computed)
 
 
 def scores_of(folder: RunFolder, gradients: GradientCounts | None = None) -> Scores:

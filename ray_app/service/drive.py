@@ -71,7 +71,7 @@ def _coordinator(config: RunConfig, folder: RunFolder, keeper: str) -> ActorProx
         get_if_exists=True,
         max_restarts=-1,
         num_cpus=0,
-    ).remote(folder.location, config.workers, "selection", keeper)
+    ).remote(folder.location, config.workers, store=config.store, keeper=keeper)
 
 
 async def _stop_on_request(folder: RunFolder, stop: Path) -> None:

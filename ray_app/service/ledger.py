@@ -168,8 +168,11 @@ def record_of(asked: Asked, began: Began | None, ended: Ended | None) -> RunReco
 def work_of(config: RunConfig) -> str:
     """Return the digest of what a configuration computes, and of the files on this machine that it reads."""
     parts = {
-        "config": config.model_dump(mode="json", exclude={"workers"}),
-        "files": {name: _states(Path(name)) for name in sorted(_texts(config.model_dump(mode="json")))},
+        "config": config.model_dump(mode="json", exclude={"workers", "store"}),
+        "files": {
+            name: _states(Path(name))
+            for name in sorted(_texts(config.model_dump(mode="json", exclude={"workers", "store"})))
+        },
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 

@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError
 
 from actors.lending import Patience
 from actors.names import NAMESPACE
-from clusterucb.config import RunConfig, ServiceConfig
+from clusterucb.config import RunConfig, ServiceConfig, Store
 from clusterucb.errors import ClusterUCBError, RunFolderError
 from clusterucb.run.lease import Lease
 from clusterucb.run.run_folder import RunFolder
@@ -312,9 +312,15 @@ class Service:
 
     async def _driven(self, asked: Asked) -> End:
         await asyncio.to_thread(self._ledger.begin, asked.id, datetime.now(UTC))
-        config = asked.config.model_copy(update={"workers": self._config.workers})
+        config = asked.config.model_copy(update={"workers": self._config.workers, "store": self._store})
         folder, stop = self._ledger.folder(asked.id), self._ledger.stop_file(asked.id)
         return await self._drive(config, folder, stop)
+
+    @property
+    def _store(self) -> Store:
+        """Where runs leave their sketches for each other."""
+        kept = self._config.sketches
+        return Store(path=kept.path or str(self._folder / "sketches"), max_gib=kept.max_gib)
 
     async def _drive(self, config: RunConfig, folder: RunFolder, stop: Path) -> End:
         from ray_app.service.drive import drive
@@ -413,7 +419,7 @@ class Service:
 
 def _computed(config: RunConfig) -> dict[str, object]:
     """Return what settles a run's results, by section."""
-    return config.model_dump(exclude={"workers"})
+    return config.model_dump(exclude={"workers", "store"})
 
 
 class _Turn:

@@ -59,9 +59,7 @@ def keeper() -> Iterator[str]:
 
 def start(config: RunConfig, folder: RunFolder, keeper: str) -> Any:
     prepare(config, folder, lambda what, rows: None)
-    return CoordinatorActor.options(num_cpus=0, max_restarts=-1).remote(
-        folder.location, config.workers, "selection", keeper
-    )
+    return CoordinatorActor.options(num_cpus=0, max_restarts=-1).remote(folder.location, config.workers, keeper=keeper)
 
 
 def processes(title: str) -> set[int]:
