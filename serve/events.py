@@ -26,6 +26,8 @@ _EVENT = {  # of each event: it is how a stream is described, and how it is chec
     "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
     "required": ["event", "data"],
 }
+_RECONNECT_MS = 1000
+"""After which browsers come back, to any replica, where theirs was replaced."""
 _EXAMPLE = (
     'event: record\ndata: {"id":"…","status":"running"}\n\n'
     'id: 311\nevent: progressed\ndata: {"event":"progressed","stage":"search","samples":8}\n\n'
@@ -81,7 +83,7 @@ async def _stream(record: RunRecord, caller: Token, context: Context, after: int
         state = record.model_dump(include={"status", "queue_position", "error"})
         if state != shown or record.over:
             shown = state
-            yield f"event: record\ndata: {record.model_dump_json()}\n\n"
+            yield f"retry: {_RECONNECT_MS}\nevent: record\ndata: {record.model_dump_json()}\n\n"
         elif not news.events:
             yield ": still here\n\n"
         if record.over or not context.tokens.holds(caller.id):

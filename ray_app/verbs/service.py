@@ -20,6 +20,9 @@ _MATERIAL = (
     (Path(".cache") / "demo" / "pool.jsonl", "build_pool.py"),
 )
 
+_SLOW_MACHINE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
+"""Serve gives its proxy five seconds to start, and gives up where a busy laptop takes longer."""
+
 
 def serve(
     config: Annotated[
@@ -44,7 +47,8 @@ def serve(
         os.chdir(_ROOT)  # what its file's paths are relative to
     loaded = load_service_config(config or _DEMO, [*(set_ or ()), *asked])
     where = choose_address(address)  # before Ray is imported
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    for name, value in _SLOW_MACHINE.items():
+        os.environ.setdefault(name, value)
     from ray_app.quiet import quieten_libraries
     from ray_app.service.tokens import TokenFile, tokens_path
 
