@@ -28,7 +28,7 @@ from ray_app.service.names import service_name
 from ray_app.service.ray_backend import start_service
 from serve.deployment import NAME, build
 
-_READY_S = 300.0
+_READY_S = 900.0
 _POLL_S = 0.1
 _CLOSE_S = 20.0
 
