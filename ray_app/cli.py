@@ -28,6 +28,7 @@ for verb in (
     judge.score,
     follow.status,
     follow.watch,
+    follow.report,
     follow.cancel,
     service.serve,
 ):

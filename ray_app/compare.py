@@ -85,7 +85,7 @@ def compare_runs(config: RunConfig, wanted: Wanted, out: RunFolder, address: str
         read_reference,
         reference_config,
     )
-    from clusterucb.run.preparation import open_prepared
+    from clusterucb.run.prepared import open_prepared
     from ray_app.cluster import connected
     from ray_app.quiet import quieten_libraries
     from ray_app.select import drive, select

@@ -4,11 +4,11 @@ Invariant: what is served is a function of the configuration, the backend and th
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
 from clusterucb.config import ServiceConfig
@@ -16,10 +16,11 @@ from clusterucb.config.service import LOOPBACK
 from clusterucb.errors import ConfigError
 from ray_app.service.backend import Backend
 from ray_app.service.tokens import TokenFile
-from serve import catalogue, events, health, measures, results, selections
+from serve import catalogue, events, health, measures, pages, results, selections, views
 from serve.context import Context, Reader
 from serve.documents import describe, problems
 from serve.gate import HEALTH, Gate
+from serve.looks import Looks
 from serve.problems import add_problems
 from serve.rates import Watchers
 from serve.redaction import redaction
@@ -37,11 +38,8 @@ def create_app(
     tokens: TokenFile,
     *,
     clock: Callable[[], float] = time.monotonic,
-    pages: Sequence[APIRouter] = (),
-    public: Sequence[str] = (),
 ) -> FastAPI:
-    """Return the application. `pages` are routers for people; paths of `public`, and below those that end in a slash,
-    are answered without a token. Raises ConfigError where it would listen beyond loopback without a token."""
+    """Return the application. Raises ConfigError where it would listen beyond loopback without a token."""
     check_tokens(config, tokens)
     app = FastAPI(
         title="ClusterUCB selection service",
@@ -53,22 +51,20 @@ def create_app(
         redirect_slashes=False,
     )
     watchers = Watchers(config.limits.watchers, config.limits.watchers_per_token)
-    app.state.context = Context(config, backend, tokens, watchers, redaction(config))
-    for part in (selections, events, results, measures, catalogue):
+    app.state.context = Context(config, backend, tokens, watchers, redaction(config), Looks())
+    for part in (selections, events, results, views, measures, catalogue):
         app.include_router(part.router, prefix="/v1")
     app.include_router(health.router)
-    for page in pages:
-        app.include_router(page)
+    app.include_router(pages.pages())
     _add_document(app)
     add_problems(app)
     describe(app, config.catalogue)
-    exact, below = {*HEALTH, *public}, tuple(path for path in public if path.endswith("/") and path != "/")
     app.add_middleware(
         Gate,
         config=config,
         tokens=tokens,
         clock=clock,
-        public=lambda path: path in exact or (bool(below) and path.startswith(below)),
+        public=lambda path: path in HEALTH or pages.public(path),
     )
     return app
 

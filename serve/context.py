@@ -12,6 +12,7 @@ from ray_app.service.backend import Backend
 from ray_app.service.records import RUN_ID_PATTERN, RunRecord
 from ray_app.service.refusals import NotFound
 from ray_app.service.tokens import Scope, Token, TokenFile
+from serve.looks import Looks
 from serve.problems import Refused
 from serve.rates import Watchers
 from serve.redaction import Redact
@@ -28,6 +29,7 @@ class Context:
     tokens: TokenFile
     watchers: Watchers
     redact: Redact
+    looks: Looks
 
 
 def _context(request: Request) -> Context:

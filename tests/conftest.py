@@ -5,7 +5,9 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # loopback only
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -34,3 +36,19 @@ def material() -> Path:
     if not path:
         pytest.skip("CLUSTERUCB_MATERIAL is not set: this test needs the real material folder")
     return Path(path)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("no chromium is on the PATH: this test looks at pages in it (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    arguments += ["--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield found
+        found.close()

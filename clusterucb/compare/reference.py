@@ -28,7 +28,7 @@ from clusterucb.errors import ConfigError, RunFolderError
 from clusterucb.run.costs import saved_costs, weighted_tokens
 from clusterucb.run.feature_parts import feature_parts
 from clusterucb.run.feature_store import FeatureStore
-from clusterucb.run.preparation import open_prepared
+from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_beside, sources_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive

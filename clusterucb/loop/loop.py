@@ -16,7 +16,7 @@ from clusterucb.loop.ending import copy_adapter, merge_adapter
 from clusterucb.loop.periods import LoopFolders, period_config, scoring_config
 from clusterucb.loop.static import combined, subtasks_of, write_static
 from clusterucb.loop.summary import LoopSummary, PeriodSummary, period_summary
-from clusterucb.run.preparation import open_prepared
+from clusterucb.run.prepared import open_prepared
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.training.checkpoint import read_record
 from clusterucb.training.preparation import write_stretch

@@ -16,7 +16,7 @@ from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import DataError
 from clusterucb.run.outputs import write_scores, write_selection
-from clusterucb.run.preparation import target_subtasks
+from clusterucb.run.prepared import target_subtasks
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable

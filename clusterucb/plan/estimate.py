@@ -16,7 +16,7 @@ from clusterucb.plan.calibration import Calibration, Kind, Timing
 from clusterucb.plan.footprint import DiskEstimate, MemoryEstimate, disk_of, memory_of
 from clusterucb.plan.planned_work import PlannedWork, StageWork
 from clusterucb.run.costs import StageCost, cost_of, ledger
-from clusterucb.run.preparation import target_subtasks
+from clusterucb.run.prepared import target_subtasks
 
 
 @dataclass(frozen=True, slots=True)

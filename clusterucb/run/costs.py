@@ -6,13 +6,14 @@ Invariant: the ledger counts what was computed, features and targets included; n
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.disk import write_atomically
 from clusterucb.run.part_names import NAMES
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.score_log import ScoreArchive
+from clusterucb.run.score_log import STAGES, ScoreArchive
 from clusterucb.types import IntArray
 
 
@@ -122,3 +123,13 @@ def saved_costs(folder: RunFolder) -> list[StageCost]:
     """Return the costs kept by `save_cost`."""
     paths = [folder.state / "cost" / f"{stage}.json" for stage in ("target", *NAMES)]
     return [StageCost.model_validate_json(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def run_costs(folder: RunFolder, log: ScoreArchive, pool: TokenStore, usable_N: npt.NDArray[np.bool_]) -> CostLedger:
+    """Sum what a run has computed so far; an exhaustive scoring would have taken what of the pool is usable."""
+    costs = [*saved_costs(folder), *(scored_cost(stage, log, pool) for stage in STAGES)]
+    return ledger(
+        [cost for cost in costs if cost.samples or cost.reused],
+        int(usable_N.sum()),
+        int(pool.lengths_N[usable_N].sum()),
+    )

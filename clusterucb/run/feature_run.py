@@ -7,7 +7,7 @@ from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.events import Emit
 from clusterucb.run.feature_parts import prepared_parts
 from clusterucb.run.feature_stage import feature_stages
-from clusterucb.run.preparation import open_prepared
+from clusterucb.run.prepared import open_prepared
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.tasks import Stage
 from clusterucb.types import WorkerInfo

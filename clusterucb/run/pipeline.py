@@ -18,7 +18,7 @@ from clusterucb.features.clustering import fit, resolve_k
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.joint import Scale
 from clusterucb.run.brought_clusters import earlier_rewards_NM, save_clusters, saved_clusters
-from clusterucb.run.costs import ledger, saved_costs, scored_cost
+from clusterucb.run.costs import run_costs
 from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.earlier_run import predictions_file
 from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStarted
@@ -28,10 +28,10 @@ from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.gating import read_gates
 from clusterucb.run.kept_sketches import NOTHING_KEPT, KeptSketches, open_kept
 from clusterucb.run.outputs import write_scores, write_selection
-from clusterucb.run.preparation import open_prepared
+from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.score_log import ScoreLog
+from clusterucb.run.score_log import STAGES, ScoreLog
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.shared_scores import SharedScores, joint_rewards, rewards_BM
 from clusterucb.run.shortlist import shortlist
@@ -41,13 +41,15 @@ from clusterucb.run.summary import TargetOutcome, recall_of, summarise
 from clusterucb.run.target_columns import TargetColumns, target_columns
 from clusterucb.run.target_stage import load_bank, target_stage
 from clusterucb.run.tasks import Stage
+from clusterucb.run.view.build import Evidence
+from clusterucb.run.view.read import finished_view, keep_view
+from clusterucb.run.view.report import write_report
 from clusterucb.search import Search
 from clusterucb.search.predictive import Knowledge
 from clusterucb.selection import SelectedSubset, select
 from clusterucb.types import Clusters, IntArray, WorkerInfo
 
 Labels = npt.NDArray[np.int32]
-_STAGES = ("stored", "pool", "search", "shortlist", "audit")
 
 
 class SelectionRun:
@@ -139,9 +141,7 @@ class SelectionRun:
 
     def _drawn(self) -> ScoreTable:
         """Return what may be selected: everything drawn, but with shortlist scoring only what was scored exactly."""
-        if self.config.gradients.scoring == "shortlist":
-            return self._table("search", "pool", "shortlist").computed
-        return self._table("search", "pool")
+        return ScoreTable.drawn(self._log, len(self.bank.subtasks), self.config.gradients.scoring)
 
     def _pool_sketches(self) -> FeatureStore:
         store = FeatureStore(self.folder.state, self._pool.num_samples, self.folder.replica)
@@ -245,7 +245,7 @@ class SelectionRun:
         return np.flatnonzero(left_N)
 
     def _finish(self, labels_N: Labels | None, drawn: ScoreTable) -> None:
-        config, pool, everything = self.config, self._pool, self._table(*_STAGES)
+        config, pool, everything = self.config, self._pool, self._table(*STAGES)
         for failure in everything.failures:
             self._note(f"pool: excluded {pool.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip())
         if not len(drawn.samples_B):
@@ -274,10 +274,7 @@ class SelectionRun:
             path, rows = self.folder.selection_file_of(target.name), reader.raw(chosen.samples_B.tolist())
             write_selection(path, rows, pool, target.of(drawn), exact, target.subtasks, labels_N, chosen)
             self.folder.replica.put(path)
-        costs = [
-            *saved_costs(self.folder),
-            *(scored_cost(s, self._log, pool) for s in _STAGES),
-        ]
+        cost = run_costs(self.folder, self._log, pool, self._usable_N)
         summary = summarise(
             self.folder.name,
             pool,
@@ -290,17 +287,16 @@ class SelectionRun:
             subset,
             None if config.targets else self._recall(drawn, len(subset)),
             tuple(self._outcome(*each, subset, drawn) for each in zip(targets, own, strict=True) if config.targets),
-            ledger(
-                [cost for cost in costs if cost.samples or cost.reused],
-                usable,
-                int(pool.lengths_N[self._usable_N].sum()),
-            ),
+            cost,
             self.workers,
             gated.counts if (gated := read_gates(self.folder)) is not None else (),
         )
-        write_atomically(self.folder.summary_file, summary.model_dump_json(indent=1) + "\n")
-        for path in (self.folder.scores_file, self.folder.selection_file, self.folder.summary_file):
+        for path in (self.folder.scores_file, self.folder.selection_file):
             self.folder.replica.put(path)
+        found = Evidence(config, pool, self._target, labels_N, drawn, everything, subset, cost, summary)
+        write_report(self.folder, keep_view(self.folder, finished_view(self.folder, found, reader.raw)))
+        write_atomically(self.folder.summary_file, summary.model_dump_json(indent=1) + "\n")
+        self.folder.replica.put(self.folder.summary_file)
         self._emit(Finished(selected=len(subset), scored=len(drawn.samples_B)))
 
     def _outcome(

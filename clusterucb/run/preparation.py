@@ -26,9 +26,9 @@ from clusterucb.run.gating import NAME as GATES
 from clusterucb.run.gating import gate, kept, read_gates
 from clusterucb.run.kept_sketches import check_store
 from clusterucb.run.lease import Lease, in_use
+from clusterucb.run.prepared import target_subtasks
 from clusterucb.run.run_folder import RunFolder, Verb
 from clusterucb.run.tokenisation import Progress, token_store
-from clusterucb.types import IntArray
 
 _LEASE_S = 30.0
 
@@ -143,11 +143,6 @@ def check_positions(config: RunConfig, positions: int | None, prepared: Prepared
         )
 
 
-def open_prepared(folder: RunFolder) -> tuple[TokenStore, TokenStore]:
-    """Open pool and target of a prepared run folder; rows that left by the gates are not usable."""
-    return kept(folder, TokenStore.open(folder.state / "pool")), TokenStore.open(folder.state / "target")
-
-
 def _tokenise_both(config: RunConfig, folder: RunFolder, progress: Progress, claim: Claim) -> Prepared:
     encoder = ChatEncoder(load_tokenizer(config.model), config.tokens)
     target = token_store(examples(config), encoder, folder, "target", progress)
@@ -173,12 +168,6 @@ def _notes(name: str, store: TokenStore) -> list[str]:
     if store.num_truncated:
         notes.append(f"{name}: {store.num_truncated} of {store.num_samples} samples were cut to tokens.max_length")
     return notes
-
-
-def target_subtasks(target: TokenStore) -> dict[str, IntArray]:
-    """Return the rows of every subtask, by name, names ascending."""
-    codes_E, names = target.subtasks.codes()
-    return {names[code]: np.flatnonzero(codes_E == code) for code in sorted(range(len(names)), key=names.__getitem__)}
 
 
 def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None:

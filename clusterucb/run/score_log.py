@@ -19,6 +19,9 @@ from clusterucb.run.journal import Journal, Record, read_records
 from clusterucb.run.replica import NO_REPLICA, Replica
 from clusterucb.types import Failure, FloatArray, HalfArray, IntArray, Scores
 
+STAGES = ("stored", "pool", "search", "shortlist", "audit")
+"""Stages whose answers are logged here."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:

@@ -46,6 +46,13 @@ class ScoreTable:
         return ScoreTable(**columns, failures=self.failures)
 
     @classmethod
+    def drawn(cls, log: ScoreArchive, num_subtasks: int, scoring: str) -> "ScoreTable":
+        """Gather what may be selected: everything drawn, but with shortlist scoring only what was scored exactly."""
+        if scoring == "shortlist":
+            return cls.of(log, num_subtasks, ("search", "pool", "shortlist")).computed
+        return cls.of(log, num_subtasks, ("search", "pool"))
+
+    @classmethod
     def of(
         cls, log: ScoreArchive, num_subtasks: int, stages: Collection[str] = ("search", "pool", "audit")
     ) -> "ScoreTable":

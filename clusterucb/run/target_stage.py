@@ -17,7 +17,7 @@ from clusterucb.run.batching import micro_batches
 from clusterucb.run.costs import cost_of, save_cost
 from clusterucb.run.disk import writing
 from clusterucb.run.events import Emit, Note, StageFinished, StageStarted
-from clusterucb.run.preparation import target_subtasks
+from clusterucb.run.prepared import target_subtasks
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.stages import Answers, FixedStage, progress
 from clusterucb.run.tasks import Stage, TargetTask, Task

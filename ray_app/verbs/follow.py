@@ -28,6 +28,23 @@ def watch(run: Folder, json: Json = False) -> None:
     follow(run, view_of("json" if json else "bar"))
 
 
+def report(
+    run: Folder,
+    open_: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write it here instead of into the run folder.")] = None,
+) -> None:
+    """Make the report of a run, whatever state it is in: one page that needs no network.
+
+    A finished run has one already; this makes it anew. Texts of an unfinished run take a pass over its pool.
+    """
+    from ray_app.run_report import make_report
+
+    path = make_report(run, out)
+    Console().print(str(path), highlight=False, soft_wrap=True)
+    if open_:
+        typer.launch(path.as_uri())
+
+
 def cancel(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder; with --address the id of a submitted run.")],
     address: Annotated[str | None, typer.Option(help="Stop the run's job, through this dashboard.")] = None,

@@ -20,7 +20,8 @@ from clusterucb.features.proxy import Proxy
 from clusterucb.gradients.sketch import SignedHash
 from clusterucb.plan.planned_work import plan_work
 from clusterucb.run.feature_store import FeatureStore
-from clusterucb.run.preparation import open_prepared, prepare
+from clusterucb.run.preparation import prepare
+from clusterucb.run.prepared import open_prepared
 from clusterucb.run.run_folder import RunFolder
 
 PATTERN = r"gpt_neox\.layers\.1\..*\.(query_key_value|dense_4h_to_h)"

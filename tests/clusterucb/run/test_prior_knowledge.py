@@ -17,7 +17,8 @@ from clusterucb.run.feature_parts import prepared_parts
 from clusterucb.run.feature_run import FeatureRun
 from clusterucb.run.feature_stage import feature_store
 from clusterucb.run.in_process import run_in_process
-from clusterucb.run.preparation import open_prepared, prepare
+from clusterucb.run.preparation import prepare
+from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive

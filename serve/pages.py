@@ -1,0 +1,71 @@
+"""The page at `/`, for people: static files and nothing else; what it shows comes from the API, with the user's token.
+
+Invariant: the files are those named here, read when the application is made; no request reaches the file system, and
+the page runs no script and no style but these.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from clusterucb.run.view.report import PAGE, PLOT_STYLE, digest
+
+_HERE = Path(__file__).parent / "page"
+_KINDS = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+}
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        f"style-src 'self' {digest(PLOT_STYLE.read_text(encoding='utf-8'))}",
+        "connect-src 'self'",
+        "img-src data:",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+
+
+def public(path: str) -> bool:
+    """Whether a path is the page's, which is given without a token: nothing of it is anybody's."""
+    return path == "/" or path.startswith("/page/")
+
+
+def pages() -> APIRouter:
+    """Return the router of the page."""
+    router = APIRouter(include_in_schema=False)
+    paths = [
+        *_HERE.glob("*.js"),
+        *_HERE.glob("*.css"),
+        *PAGE.glob("*.js"),
+        PAGE / "view.css",
+        PAGE / "vendor" / "plot.js",
+    ]
+    router.add_api_route("/", _static(_HERE / "index.html"), methods=["GET"])
+    for path in paths:
+        router.add_api_route(f"/page/{path.name}", _static(path), methods=["GET"])
+    return router
+
+
+def _static(path: Path) -> Callable[[Request], Awaitable[Response]]:
+    """Return a handler that gives one file; a browser that has it asks only whether it changed."""
+    content = path.read_bytes()
+    headers = {
+        "Content-Security-Policy": _POLICY,
+        "Cache-Control": "no-cache",
+        "ETag": f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+    }
+
+    async def give(request: Request) -> Response:
+        if request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=_KINDS[path.suffix], headers=headers)
+
+    return give
