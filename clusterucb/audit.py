@@ -112,12 +112,13 @@ def _hypergeometric(population: int, successes: int, drawn: int) -> Real:
     taken = counts[possible]
     pmf = np.zeros(drawn + 1)
     pmf[possible] = np.exp(
-        _log_choose(successes, taken)
-        + _log_choose(population - successes, drawn - taken)
-        - _log_choose(population, np.array(drawn))
+        log_choose(successes, taken)
+        + log_choose(population - successes, drawn - taken)
+        - log_choose(population, np.array(drawn))
     )
     return pmf
 
 
-def _log_choose(of: int, taken: IntArray) -> Real:
+def log_choose(of: int, taken: IntArray) -> Real:
+    """Return the logarithms of the binomial coefficients."""
     return np.asarray(gammaln(of + 1) - gammaln(taken + 1) - gammaln(of - taken + 1), dtype=np.float64)

@@ -47,6 +47,7 @@ from clusterucb.config.search import (
     Ucb1,
     UcbBeta,
     Uniform,
+    Until,
     WarmStart,
 )
 from clusterucb.config.section import Section, Seed, Share
@@ -124,6 +125,7 @@ __all__ = [
     "Ucb1",
     "UcbBeta",
     "Uniform",
+    "Until",
     "WarmArms",
     "WarmStart",
     "Warmup",

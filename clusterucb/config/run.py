@@ -71,6 +71,12 @@ class RunConfig(Section):
             raise ValueError("gradients.scoring is shortlist, which ranks by kept sketches: set store.path")
         if sketchless and self.features.kind == "gradient" and self.features.path is None:
             raise ValueError("features are gradients but gradients.sketch is none: use the hash sketch")
+        gradients = self.features.kind == "gradient" and self.features.path is None
+        everything = self.search.allocator.kind == "exhaustive" or (
+            gradients and self.search.allocator.kind != "uniform"
+        )
+        if self.search.until is not None and everything:
+            raise ValueError("search.until stops a search, but this run scores the whole pool: leave it out")
         share = self.selection.share or (0.05 if self.selection.count is None else None)
         if share is not None and share > self.search.budget and self.search.allocator.kind != "exhaustive":
             raise ValueError(

@@ -93,12 +93,29 @@ class WarmStart(Section):
     """Draws a cluster gets at least in this probe."""
 
 
+class Until(Section):
+    """Stop when the asked recall is certain enough; the budget bounds draws and audits together. `audit` is not used:
+    this has audits of its own, of samples that the search has not drawn."""
+
+    recall: float = Field(gt=0.0, lt=1.0)
+    """Share of the true top (the selection's size of the usable pool) that must have been scored."""
+    confidence: float = Field(default=0.9, ge=0.5, lt=1.0)
+    """Probability with which no look stops the run below that recall."""
+    looks: int = Field(default=10, ge=1, le=100)
+    """Looks, evenly spaced over the budget after the cold start. More may stop earlier, but share the error."""
+    audit: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of what is scored that is audited instead of drawn. To certify a recall of r takes about
+    3 * undrawn / ((1 - r) * selection) audits at least, whatever the size of the pool."""
+
+
 class Search(Section):
     """Which samples are scored."""
 
     allocator: Allocator = UcbBeta()
     budget: Share = 0.2
     """Share of the pool that may be scored, cold start included."""
+    until: Until | None = None
+    """Stop before the budget is spent, when enough of the top is certain to have been scored."""
     cold_start: float = Field(default=0.02, ge=0, le=1)
     """Share of every cluster that is drawn first. The paper's code takes 0.05: half of a budget of 10 %."""
     cold_start_min: int = Field(default=2, ge=1)

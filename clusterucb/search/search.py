@@ -9,6 +9,7 @@ Invariants, whatever the order of calls:
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -79,6 +80,11 @@ class Search:
             )
 
     @property
+    def start(self) -> int:
+        """Draws of the cold start."""
+        return int(self._cold_K.sum())
+
+    @property
     def done(self) -> bool:
         """Whether every planned round is told and no further one can be planned."""
         if self._next == 0 or self._out or self._returned:
@@ -140,6 +146,11 @@ class Search:
         self._see(self._visible)
         if self.done:
             self._see(self._told)
+
+    def allow(self, draws: int) -> None:
+        """Have the search pause, as if its budget were spent, at so many draws; a later call lets it go on."""
+        assert draws >= self.ledger.observed, f"{draws} draws allowed, {self.ledger.observed} made"
+        self.ledger = replace(self.ledger, limit=draws)
 
     def give_back(self, index: int) -> None:
         """Return a round that is out; the next ask hands out exactly the same draws."""

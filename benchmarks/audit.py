@@ -1,0 +1,149 @@
+"""What the audit promises, over simulated runs on recorded influence tables.
+
+    CLUSTERUCB_MATERIAL=... OMP_NUM_THREADS=1 python benchmarks/audit.py [--seeds 12]
+
+Part 1: how often the 90 % interval of an audit after the search covers the true recall, over allocators, budgets,
+targets and seeds. Part 2: `search.until`: how often a run that stops has the asked recall, how often the certificate is
+reached within the budget, and what is scored, against the budget and against the least that would have sufficed
+with the truth known. Tables: smollm2_135m_ck1 (1,600 samples, three targets), clusters and features of ck0; and,
+because certificates need a few hundred audits whatever the pool, larger synthetic pools.
+"""
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from clusterucb import audit, config
+from clusterucb.compare.recorded import RecordedTable
+from clusterucb.compare.simulate import simulate, simulate_until
+from clusterucb.features.clustering import fit
+from clusterucb.search.predictive import Knowledge
+
+TARGETS = ("gsm8k", "mbpp", "bbh")
+ALLOCATORS: tuple[config.Allocator, ...] = (
+    config.UcbBeta(),
+    config.Predictive(),
+    config.ThreshNormal(),
+    config.Uniform(),
+)
+SHARE = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A pool of known rewards."""
+
+    name: str
+    rewards_N: np.ndarray
+    labels: list[np.ndarray]
+    known: Knowledge
+
+
+def recorded(folder: Path, seeds: int) -> list[Case]:
+    """Return the later period of each target."""
+    before, now = (RecordedTable(folder / f"smollm2_135m_ck{i}.npz") for i in (0, 1))
+    features = {target: now.described("earlier+influence+match+source", target, before) for target in TARGETS}
+    matrix = features[TARGETS[0]].matrix_NF
+    labels = [fit(matrix, 40, config.Clusters(), np.random.default_rng(seed)).labels_N for seed in range(seeds)]
+    return [Case(target, now.reference(target).rewards_N, labels, features[target].known) for target in TARGETS]
+
+
+def synthetic(size: int, seeds: int) -> Case:
+    """Return a pool whose clusters say about half of the reward."""
+    rng = np.random.default_rng(size)
+    labels_N = rng.integers(0, int(size**0.5), size).astype(np.int32)
+    rewards_N = 0.7 * rng.normal(size=labels_N.max() + 1)[labels_N] + 0.5 * rng.standard_t(6, size=size)
+    seen = (rewards_N + rng.normal(size=size))[:, None] + 0.3 * rng.normal(size=(size, 8))
+    return Case(f"synthetic {size:,}", rewards_N, [labels_N] * seeds, Knowledge((seen.astype(np.float16),)))
+
+
+def coverage(cases: list[Case], seeds: int) -> None:
+    """Print how often the interval covers."""
+    every: list[bool] = []
+    for allocator in ALLOCATORS:
+        line: list[str] = []
+        for budget in (0.1, 0.2, 0.3):
+            covered: list[bool] = []
+            errors: list[float] = []
+            for case in cases:
+                for seed in range(seeds):
+                    labels_N, num = case.labels[seed], len(case.rewards_N)
+                    search = config.Search(allocator=allocator, budget=budget)
+                    run = simulate(
+                        case.rewards_N, labels_N, search, SHARE, np.random.default_rng([seed, 1]), case.known
+                    )
+                    undrawn = np.setdiff1d(np.arange(num), run.drawn)
+                    chosen = audit.choose(undrawn, num, config.Audit(), np.random.default_rng([seed, 2]))
+                    drawn, k = case.rewards_N[run.drawn], max(1, int(SHARE * num))
+                    found = audit.estimate(drawn, case.rewards_N[chosen], len(undrawn), k, 0.9)
+                    covered.append(found.low - 1e-9 <= run.recall <= found.high + 1e-9)
+                    errors.append(found.recall - run.recall)
+            every += covered
+            line.append(f"{np.mean(covered):6.1%} (bias {np.mean(errors):+.3f})")
+        print(f"  {allocator.kind:14}" + "  ".join(line), flush=True)
+    print(f"  all {len(every)} runs: {np.mean(every):.1%}", flush=True)
+
+
+def stopping(case: Case, recall: float, budget: float, seeds: int) -> None:
+    """Print how `until` does on one pool."""
+    for allocator in (config.UcbBeta(), config.Predictive()):
+        reached: list[bool] = []
+        kept: list[bool] = []
+        valid: list[bool] = []
+        scored: list[float] = []
+        enough: list[float] = []
+        for seed in range(seeds):
+            until = config.Until(recall=recall)
+            search = config.Search(allocator=allocator, budget=budget, until=until)
+            rngs = np.random.default_rng([seed, 3]), np.random.default_rng([seed, 4])
+            run = simulate_until(case.rewards_N, case.labels[seed], search, SHARE, *rngs, case.known, stop=False)
+            stopped = [i for i, found in enumerate(run.certificates) if found.low >= recall]
+            valid.append(all(c.low <= r + 1e-9 for c, r in zip(run.certificates, run.recalls, strict=True)))
+            reached.append(bool(stopped))
+            at = stopped[0] if stopped else len(run.looks) - 1
+            if stopped:
+                kept.append(run.recalls[at] >= recall - 1e-9)
+            spent = [look.draws + look.audited for look in run.looks]
+            scored.append(spent[at] / len(case.rewards_N))
+            first = [s for s, r in zip(spent, run.recalls, strict=True) if r >= recall - 1e-9]
+            enough.append((first[0] if first else spent[-1]) / len(case.rewards_N))
+        print(
+            f"  {case.name:18} {allocator.kind:10} recall {recall:.0%}, budget {budget:.0%}: certified in "
+            f"{np.mean(reached):4.0%} of {seeds} runs, of these {np.mean(kept) if kept else float('nan'):5.1%} have it; "
+            f"all bounds of a run valid in {np.mean(valid):.1%}; scored {np.mean(scored):.1%} "
+            f"(the truth was reached at the look of {np.mean(enough):.1%})",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Print both parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--only", choices=("coverage", "until"))
+    parser.add_argument("--synthetic", type=int, nargs="*", default=[20_000])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = recorded(Path(os.environ["CLUSTERUCB_MATERIAL"]) / "traces", args.seeds)
+    if args.only != "until":
+        print(
+            f"coverage of the 90 % interval at budgets of 10, 20 and 30 %, {len(TARGETS)} targets, {args.seeds} seeds"
+        )
+        coverage(cases, args.seeds)
+    if args.only != "coverage":
+        print("until, at a confidence of 90 %")
+        for case in cases:
+            stopping(case, 0.8, 0.8, args.seeds)
+        for case in cases:
+            stopping(case, 0.95, 1.0, args.seeds)
+        for size in args.synthetic:
+            for recall in (0.8, 0.9, 0.95):
+                stopping(synthetic(size, args.seeds), recall, 0.6, args.seeds)
+
+
+if __name__ == "__main__":
+    main()
