@@ -113,7 +113,7 @@ def stopping(case: Case, recall: float, budget: float, seeds: int) -> None:
             enough.append((first[0] if first else spent[-1]) / len(case.rewards_N))
         print(
             f"  {case.name:18} {allocator.kind:10} recall {recall:.0%}, budget {budget:.0%}: certified in "
-            f"{np.mean(reached):4.0%} of {seeds} runs, of these {np.mean(kept) if kept else float('nan'):5.1%} have it; "
+            f"{np.mean(reached):4.0%} of {seeds} runs, of these {np.mean(kept or [np.nan]):5.1%} have it; "
             f"all bounds of a run valid in {np.mean(valid):.1%}; scored {np.mean(scored):.1%} "
             f"(the truth was reached at the look of {np.mean(enough):.1%})",
             flush=True,

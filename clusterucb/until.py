@@ -93,9 +93,10 @@ def certify(drawn_rewards: Real, audit_rewards: Real, num_undrawn: int, k: int, 
     candidates = range(min(k, num_undrawn) + 1)
     largest = bisect_left(candidates, True, 1, key=lambda w: _at_most(most(w), num_undrawn, w, audited) <= error) - 1
     smallest = bisect_left(
-        candidates, True, 0, largest, key=lambda w: 1 - _at_most(fewest(w) - 1, num_undrawn, w, audited) > error
+        candidates, True, 0, largest, key=lambda w: 1 - _at_most(above_k[k - w] - 1, num_undrawn, w, audited) > error
     )
-    low, high = 1.0 - (largest - fewest(largest)) / k, 1.0 - (smallest - most(smallest)) / k
+    left = num_undrawn - audited  # no more than these can be missed
+    low, high = 1.0 - min(largest - fewest(largest), left) / k, 1.0 - (smallest - most(smallest)) / k
     recall = min(max(_estimated(best, found, num_undrawn, audited, k), low), high)
     return Certificate(recall, low, high)
 

@@ -91,6 +91,17 @@ def _sentences(summary: Summary, folder: RunFolder) -> str:
             f"audit: about {audit.recall:.0%} of the true top {summary.selected} was scored "
             f"({audit.confidence:.0%} interval {audit.low:.0%} to {audit.high:.0%}, {audit.audited} undrawn samples)"
         )
+    if summary.until is not None:
+        asked, last = summary.until, summary.until.looks[-1]
+        lines.append(
+            f"until: {'at least' if asked.reached else 'only'} {last.low:.0%} of the true top {summary.selected} was "
+            f"scored, at a confidence of {asked.confidence:.0%} over all looks"
+            + (
+                f"; {asked.recall:.0%} was asked, so the search stopped"
+                if asked.reached
+                else f": the budget ended before {asked.recall:.0%} was certified"
+            )
+        )
     if summary.workers:
         peaks = ", ".join(f"{worker.peak_host_gib:.2f} GiB" for worker in summary.workers)
         lines.append(f"peak memory of the workers: {peaks}")

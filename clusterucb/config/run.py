@@ -77,6 +77,8 @@ class RunConfig(Section):
         )
         if self.search.until is not None and everything:
             raise ValueError("search.until stops a search, but this run scores the whole pool: leave it out")
+        if self.search.until is not None and self.gradients.scoring == "shortlist":
+            raise ValueError("search.until certifies exact rewards: set gradients.scoring to exact, or leave it out")
         share = self.selection.share or (0.05 if self.selection.count is None else None)
         if share is not None and share > self.search.budget and self.search.allocator.kind != "exhaustive":
             raise ValueError(

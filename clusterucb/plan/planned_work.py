@@ -23,6 +23,7 @@ from clusterucb.search.allocators import limit_of
 from clusterucb.search.order import PoolOrder
 from clusterucb.search.rounds import cold_start_K, round_sizes
 from clusterucb.types import IntArray
+from clusterucb.until import looks_of
 
 Batches = tuple[IntArray, ...]
 
@@ -74,7 +75,7 @@ def plan_work(config: RunConfig, pool: TokenStore, target: TokenStore) -> Planne
         return PlannedWork(k, (), tuple(stages), exhaustive)
 
     streams = Streams.of(config.seed)
-    rounds = _rounds(config, len(usable), k)
+    rounds, looks_audit = _rounds(config, len(usable), k)
     order = PoolOrder.of(np.where(pool.usable_N, 0, -1).astype(np.int32), streams.search)  # the very one, unclustered
     starts = np.cumsum((0, *rounds))
     draws = [order.take(count, int(start)) for count, start in zip(rounds, starts, strict=False)]
@@ -82,19 +83,29 @@ def plan_work(config: RunConfig, pool: TokenStore, target: TokenStore) -> Planne
     waves = tuple(cut) if config.search.rounds.lag == 0 else (_joined_batches(cut),)
     stages.append(StageWork("search", waves, True, not clustered))
     undrawn = np.setdiff1d(usable, _joined(draws), assume_unique=True)
-    audited = audit.choose(undrawn, len(usable), config.audit, streams.audit)
+    if looks_audit is None:
+        audited = audit.choose(undrawn, len(usable), config.audit, streams.audit)
+    else:
+        audited = np.sort(streams.audit.permutation(undrawn)[:looks_audit])
     if len(audited):
         stages.append(StageWork("audit", (tuple(micro_batches(audited, lengths_N, size)),), True, not clustered))
     return PlannedWork(k, rounds, tuple(stages), exhaustive)
 
 
-def _rounds(config: RunConfig, usable: int, k: int | None) -> tuple[int, ...]:
-    """Return the rounds' draws; before clustering, clusters count as evenly sized."""
+def _rounds(config: RunConfig, usable: int, k: int | None) -> tuple[tuple[int, ...], int | None]:
+    """Return the rounds' draws, and with `search.until` the audits of all looks: the most that a run can come to.
+
+    Before clustering, clusters count as evenly sized.
+    """
     limit = limit_of(config.search, usable)
+    start = limit if k is None else int(cold_start_K(np.diff(np.arange(k + 1) * usable // k), config.search).sum())
+    most, audited = limit, None
+    if config.search.until is not None:
+        last = looks_of(config.search.until, limit, 0 if k is None else min(start, limit))[-1]
+        most, audited = last.draws, last.audited
     if k is None:
-        return (limit,)
-    size_K = np.diff(np.arange(k + 1) * usable // k)
-    return round_sizes(limit, min(limit, int(cold_start_K(size_K, config.search).sum())), config.search.rounds)
+        return (most,), audited
+    return round_sizes(most, min(most, start), config.search.rounds), audited
 
 
 def _joined(batches: Sequence[IntArray]) -> IntArray:

@@ -79,6 +79,17 @@ class RoundPlanned(_Event):
     remaining: int
 
 
+class Looked(_Event):
+    """An audit certified that at least `low` of the top was scored, `recall` being the estimate; `asked` stops."""
+
+    event: Literal["looked"] = "looked"
+    drawn: int
+    audited: int
+    recall: float
+    low: float
+    asked: float
+
+
 class StageFinished(_Event):
     """Everything of a stage is on disk."""
 
@@ -184,6 +195,7 @@ Event = Annotated[
     | StageStarted
     | Progressed
     | RoundPlanned
+    | Looked
     | StageFinished
     | WorkerReady
     | WorkerLost

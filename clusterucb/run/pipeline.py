@@ -6,12 +6,13 @@ is on disk is not repeated, and what comes out is a function of configuration, d
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from clusterucb import audit
-from clusterucb.config import RunConfig
+from clusterucb.config import RunConfig, Until
 from clusterucb.data.rows import read_rows
 from clusterucb.errors import DataError
 from clusterucb.features.clustering import fit, resolve_k
@@ -21,7 +22,7 @@ from clusterucb.run.brought_clusters import earlier_rewards_NM, save_clusters, s
 from clusterucb.run.costs import run_costs
 from clusterucb.run.disk import replacing, write_atomically
 from clusterucb.run.earlier_run import predictions_file
-from clusterucb.run.events import Emit, Finished, Note, StageFinished, StageStarted
+from clusterucb.run.events import Emit, Finished, Looked, Note, StageFinished, StageStarted
 from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_parts
 from clusterucb.run.feature_stage import feature_stages, feature_store
 from clusterucb.run.feature_store import FeatureStore
@@ -35,7 +36,7 @@ from clusterucb.run.score_log import STAGES, ScoreLog
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.shared_scores import SharedScores, joint_rewards, rewards_BM
 from clusterucb.run.shortlist import shortlist
-from clusterucb.run.stages import SearchStage, score_stage
+from clusterucb.run.stages import AUDIT, SearchStage, score_stage
 from clusterucb.run.streams import Streams
 from clusterucb.run.summary import TargetOutcome, recall_of, summarise
 from clusterucb.run.target_columns import TargetColumns, target_columns
@@ -44,6 +45,7 @@ from clusterucb.run.tasks import Stage
 from clusterucb.run.view.build import Evidence
 from clusterucb.run.view.read import finished_view, keep_view
 from clusterucb.run.view.report import write_report
+from clusterucb.run.watched_search import WatchedSearch
 from clusterucb.search import Search
 from clusterucb.search.predictive import Knowledge
 from clusterucb.selection import SelectedSubset, select
@@ -67,6 +69,7 @@ class SelectionRun:
         self._bank: TargetBank | None = None
         self._kept: KeptSketches = NOTHING_KEPT
         self._usable_N = self._pool.usable_N.copy()
+        self._watched: WatchedSearch | None = None
 
     @property
     def bank(self) -> TargetBank:
@@ -102,8 +105,11 @@ class SelectionRun:
             yield from self._search(labels, self._known(parts, stores))
         if config.gradients.scoring == "shortlist":
             yield from self._shortlist()
-        drawn = self._drawn()
-        yield from self._audit(drawn)
+        if self._watched is None:
+            drawn = self._drawn()
+            yield from self._audit(drawn)
+        else:  # what was audited was paid from the budget
+            drawn = self._table("search", AUDIT)
         self._finish(labels, drawn)
 
     def close(self) -> None:
@@ -205,7 +211,10 @@ class SelectionRun:
         def build() -> Stage:
             return SearchStage(search, self._pool, batch_tokens, bank, self.targets, log, self._emit, kept)
 
-        yield from self._announced("search", search.ledger.limit, build)
+        if self.config.search.until is None:
+            yield from self._announced("search", search.ledger.limit, build)
+        else:
+            yield from self._watch(self.config.search.until, search, build, np.flatnonzero(labels_N >= 0))
         predicted_N = search.predictions()
         if predicted_N is not None:
             path = predictions_file(self.folder.state)
@@ -213,14 +222,36 @@ class SelectionRun:
                 np.save(file, predicted_N.astype(np.float32))
             self.folder.replica.put(path)
 
+    def _watch(self, until: Until, search: Search, build: Callable[[], Stage], usable: IntArray) -> Iterator[Stage]:
+        """Search from look to look, until one certifies what is asked or the budget ends."""
+        k = self.config.selection.size(len(usable))
+        watched = self._watched = WatchedSearch(until, search, usable, k, self._streams.audit)
+        if (doubts := watched.doubts()) is not None:
+            self._note(doubts)
+        one = cache(build)  # goes on after every look
+        for look in watched.looks:
+            search.allow(look.draws)
+            yield from self._announced("search", watched.looks[-1].draws, one)
+            chosen, total = watched.audit(look)
+            if len(chosen):
+                yield from self._score(AUDIT, chosen, total)
+            enough = watched.judge(look, self._table("search", AUDIT), self.targets)
+            self._emit(Looked(**watched.results[-1].model_dump(), asked=until.recall))
+            if enough:
+                return
+        self._note(
+            f"search.until: the budget ended before a recall of {until.recall:g} was certified; the last look "
+            f"certifies {watched.results[-1].low:.2f}"
+        )
+
     def _audit(self, drawn: ScoreTable) -> Iterator[Stage]:
         if self.config.gradients.scoring == "shortlist" and self.config.audit.samples == "auto":
             return
         chosen = audit.choose(self._undrawn(drawn), int(self._usable_N.sum()), self.config.audit, self._streams.audit)
         if len(chosen):
-            yield from self._score("audit", chosen)
+            yield from self._score(AUDIT, chosen)
 
-    def _score(self, name: str, samples: IntArray) -> Iterator[Stage]:
+    def _score(self, name: str, samples: IntArray, total: int | None = None) -> Iterator[Stage]:
         batch_tokens, bank = self.config.gradients.batch_tokens, self.bank.fingerprint
 
         def build() -> Stage:
@@ -229,7 +260,7 @@ class SelectionRun:
                 _, missing = self._kept.take(name, samples, self._log)
             return score_stage(name, missing, self._pool, batch_tokens, bank, self._log, self._emit, self._kept)
 
-        yield from self._announced(name, len(samples), build)
+        yield from self._announced(name, len(samples) if total is None else total, build)
 
     def _announced(self, name: str, total: int, build: Callable[[], Stage]) -> Iterator[Stage]:
         logged = [entry.scores for entry in self._log if entry.stage == name]
@@ -290,6 +321,7 @@ class SelectionRun:
             cost,
             self.workers,
             gated.counts if (gated := read_gates(self.folder)) is not None else (),
+            None if self._watched is None else self._watched.result(),
         )
         for path in (self.folder.scores_file, self.folder.selection_file):
             self.folder.replica.put(path)
@@ -314,7 +346,10 @@ class SelectionRun:
 
     def _recall(self, drawn: ScoreTable, k: int, target: TargetColumns | None = None) -> audit.AuditEstimate | None:
         """Estimate how much of the top k was drawn: for one target of several, by its rewards."""
-        undrawn, audited = self._undrawn(drawn), self._table("audit")
+        if self._watched is not None:
+            names = [each.name for each in self.targets]
+            return self._watched.estimate(0 if target is None else names.index(target.name))
+        undrawn, audited = self._undrawn(drawn), self._table(AUDIT)
         if target is not None:
             drawn, audited = target.of(drawn), target.of(audited)
         failed = len(audited.failures)

@@ -19,6 +19,7 @@ from clusterucb.run.tasks import Answer, Job, ScoreTask, Stage, Task
 from clusterucb.search import Search
 from clusterucb.types import IntArray, Observations, Round, Scores
 
+AUDIT = "audit"
 Answers = Sequence[tuple[int, Answer]]
 """Answers with the indices of their jobs."""
 
@@ -71,7 +72,14 @@ class _OpenRound:
         self.plan = plan
         self.rewards: dict[int, list[float]] = {}
         self._targets = targets
+        self._wanted = frozenset(plan.samples_B.tolist())
         self.failed: set[int] = set()
+
+    @property
+    def missing(self) -> IntArray:
+        """Samples of which nothing is known so far, in planned order."""
+        known = [sample in self.rewards or sample in self.failed for sample in self.plan.samples_B.tolist()]
+        return self.plan.samples_B[~np.asarray(known, dtype=np.bool_)]
 
     @property
     def complete(self) -> bool:
@@ -79,8 +87,9 @@ class _OpenRound:
 
     def accept(self, scores: Scores) -> None:
         rewards_BM = np.stack([target.rewards_B(scores.influence_BS) for target in self._targets], axis=1)
-        self.rewards.update(zip(scores.samples_B.tolist(), rewards_BM.tolist(), strict=True))
-        self.failed.update(failure.sample for failure in scores.failures)
+        found = zip(scores.samples_B.tolist(), rewards_BM.tolist(), strict=True)
+        self.rewards.update((sample, rewards) for sample, rewards in found if sample in self._wanted)
+        self.failed.update(failure.sample for failure in scores.failures if failure.sample in self._wanted)
 
     def observations(self) -> Observations:
         """Rewards in planned order."""
@@ -162,7 +171,10 @@ class SearchStage(Stage):
             RoundPlanned(round=plan.index, draws=len(plan.samples_B), arms=arms, remaining=self.search.ledger.remaining)
         )
         opened = self._open[plan.index] = _OpenRound(plan, self._targets)
-        taken, missing_B = self._kept.take(self.name, plan.samples_B, self._log, plan.index)
+        for entry in self._log:
+            if entry.stage == AUDIT:  # paid already, by a look before this round
+                opened.accept(entry.scores)
+        taken, missing_B = self._kept.take(self.name, opened.missing, self._log, plan.index)
         for scores in taken:
             opened.accept(scores)
         for batch in micro_batches(missing_B, self._pool.lengths_N, self._batch_tokens):

@@ -12,6 +12,7 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.run.costs import CostLedger
 from clusterucb.run.gating import GateCount
 from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.watched_search import UntilResult
 from clusterucb.selection import SelectedSubset
 from clusterucb.types import IntArray, WorkerInfo
 
@@ -97,6 +98,8 @@ class Summary(_Part):
     by_cluster: tuple[Share, ...]
     label_tokens: Lengths
     audit: Recall | None
+    until: UntilResult | None = None
+    """How `search.until` ended; the audit is then that of its last look."""
     """None with several targets: each has its own."""
     targets: tuple[TargetOutcome, ...]
     """Of several targets."""
@@ -142,6 +145,7 @@ def summarise(
     cost: CostLedger,
     workers: Iterable[WorkerInfo],
     gates: tuple[GateCount, ...] = (),
+    until: UntilResult | None = None,
 ) -> Summary:
     """Put a finished run into words and numbers."""
     excluded = Counter(failure.reason for failure in (*pool.failures, *everything.failures))
@@ -156,6 +160,7 @@ def summarise(
         truncated=pool.num_truncated,
         excluded=dict(sorted(excluded.items())),
         gates=gates,
+        until=until,
         target_examples=int(target.usable_N.sum()),
         subtasks=subtasks,
         scored=len(drawn.samples_B),
