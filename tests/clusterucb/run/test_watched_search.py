@@ -13,7 +13,8 @@ from clusterucb.plan.planned_work import plan_work
 from clusterucb.run.events import Event, Looked, Note
 from clusterucb.run.journal import read_records
 from clusterucb.run.pipeline import SelectionRun
-from clusterucb.run.preparation import open_prepared, prepare
+from clusterucb.run.preparation import prepare
+from clusterucb.run.prepared import open_prepared
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.summary import Summary
 from clusterucb.run.worker import Worker
