@@ -14,6 +14,10 @@ from starlette.responses import Response
 from clusterucb.run.view.report import PAGE, PLOT_STYLE, digest
 
 _HERE = Path(__file__).parent / "page"
+_FILES = {"/": _HERE / "index.html"} | {
+    f"/page/{path.name}": path
+    for path in (*_HERE.glob("*.[jc]s*"), *PAGE.glob("*.[jc]s*"), PAGE / "vendor" / "plot.js")
+}
 _KINDS = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -34,23 +38,15 @@ _POLICY = "; ".join(
 
 
 def public(path: str) -> bool:
-    """Whether a path is the page's, which is given without a token: nothing of it is anybody's."""
-    return path == "/" or path.startswith("/page/")
+    """Whether a path is one of the page's files, given without a token: nothing of them is anybody's."""
+    return path in _FILES
 
 
 def pages() -> APIRouter:
     """Return the router of the page."""
     router = APIRouter(include_in_schema=False)
-    paths = [
-        *_HERE.glob("*.js"),
-        *_HERE.glob("*.css"),
-        *PAGE.glob("*.js"),
-        PAGE / "view.css",
-        PAGE / "vendor" / "plot.js",
-    ]
-    router.add_api_route("/", _static(_HERE / "index.html"), methods=["GET"])
-    for path in paths:
-        router.add_api_route(f"/page/{path.name}", _static(path), methods=["GET"])
+    for place, path in _FILES.items():
+        router.add_api_route(place, _static(path), methods=["GET"])
     return router
 
 

@@ -56,7 +56,7 @@ def start(http, body: object, **more: object):
 # Who is let in
 
 
-def test_nothing_but_health_is_answered_without_a_token(service: LiveService) -> None:
+def test_nothing_but_health_and_the_files_of_the_page_is_answered_without_a_token(service: LiveService) -> None:
     with service.http() as http, service.http(None) as stranger:
         paths = http.get("/v1/openapi.json").json()["paths"]
         for path, methods in paths.items():
@@ -64,8 +64,14 @@ def test_nothing_but_health_is_answered_without_a_token(service: LiveService) ->
                 place = path.format(run_id="0" * 28, name="x") if "{" in path else path
                 found = stranger.request(method, place).status_code
                 assert found == (200 if path in ("/healthz", "/readyz") else 401), (method, path)
+        for place in ("/", "/page/app.js", "/page/plot.js"):
+            assert stranger.get(place).status_code == 200, place
         for place in (
-            "/",
+            "/page",
+            "/page/",
+            "/page/nothing.js",
+            "/page/vendor/plot.js",
+            "/page/..%2fv1/pools",
             "/docs",
             "/openapi.json",
             "/v1",
@@ -74,7 +80,7 @@ def test_nothing_but_health_is_answered_without_a_token(service: LiveService) ->
             "//healthz",
             "/readyz/../v1/pools",
         ):
-            assert stranger.get(place).status_code == 401, place
+            assert stranger.get(service.url + place).status_code == 401, place
 
 
 @pytest.mark.parametrize(
