@@ -181,7 +181,7 @@ class _Drain:
             while not self._stage.done:
                 ring = self._dispatcher.bell.next
                 settled = await self._settle()
-                if not await self._hand_out() and not settled:
+                if not await self._hand_out() and not settled and not self._stage.done:  # asking may have ended it
                     await self._listen(ring)
         finally:
             for task in self._running.values():

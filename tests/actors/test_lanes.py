@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from actors.lanes import Dispatcher, LossKind, WorkerLost
 from clusterucb.errors import ResourceError
 from clusterucb.run.stages import FixedStage
-from clusterucb.run.tasks import Answer, EmbeddingTask, Job, samples_of
+from clusterucb.run.tasks import Answer, EmbeddingTask, Job, Stage, samples_of
 from clusterucb.types import Hidden, IntArray
 
 
@@ -244,3 +244,20 @@ async def test_a_cancelled_drain_gives_everything_back():
         await draining
     left = [job.index for job in iter(stage.ask, None)]
     assert sorted([*left, *scene.told]) == list(range(9))
+
+
+class EndsWhenAsked(Stage):
+    """Finds, when it is asked for work, that there is none: as where every round was logged or kept before."""
+
+    name = "search"
+    done = False
+
+    def ask(self) -> Job | None:
+        self.done = True
+        return None
+
+
+async def test_a_stage_that_ends_as_it_is_asked_is_not_waited_for():
+    dispatcher = Dispatcher(2, 3, Heard())
+    dispatcher.join(FlakyWorker(dispatcher))
+    await asyncio.wait_for(dispatcher.drain(EndsWhenAsked()), 30)
