@@ -21,7 +21,7 @@ from clusterucb.run.feature_parts import prepared_parts
 from clusterucb.run.feature_stage import feature_store
 from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.summary import Summary
+from clusterucb.run.summary import Summary, read_summary
 from ray_app.cluster import connected
 from ray_app.views import View
 
@@ -63,11 +63,6 @@ def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: 
 
 def _featured(config: RunConfig, folder: RunFolder, pool: TokenStore) -> bool:
     return all(feature_store(part, folder).complete for part in prepared_parts(config, pool))
-
-
-def read_summary(folder: RunFolder) -> Summary:
-    """Return the summary of a finished run."""
-    return Summary.model_validate_json(folder.bring(folder.summary_file).read_text(encoding="utf-8"))
 
 
 def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Event, work: Work) -> None:

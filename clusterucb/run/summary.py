@@ -11,8 +11,9 @@ from clusterucb.audit import AuditEstimate
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.costs import CostLedger
 from clusterucb.run.gating import GateCount
+from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_table import ScoreTable
-from clusterucb.run.watched_search import UntilResult
+from clusterucb.run.until_result import UntilResult
 from clusterucb.selection import SelectedSubset
 from clusterucb.types import IntArray, WorkerInfo
 
@@ -106,6 +107,11 @@ class Summary(_Part):
     gradients: Gradients
     cost: CostLedger
     workers: tuple[WorkerUse, ...]
+
+
+def read_summary(folder: RunFolder) -> Summary:
+    """Return the summary of a finished run."""
+    return Summary.model_validate_json(folder.bring(folder.summary_file).read_text(encoding="utf-8"))
 
 
 def composition(

@@ -8,37 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from clusterucb.audit import AuditEstimate
 from clusterucb.config import Until
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.target_columns import TargetColumns
+from clusterucb.run.until_result import LookResult, UntilResult
 from clusterucb.search import Search
 from clusterucb.types import IntArray
 from clusterucb.until import Certificate, Look, audited_at, certify, least_audit, looks_of, order_of
-
-
-class LookResult(BaseModel):
-    """What one look certified; of several targets the least."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    drawn: int
-    audited: int
-    recall: float
-    low: float
-
-
-class UntilResult(BaseModel):
-    """Whether the asked recall was certified, or the budget ended first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    recall: float
-    confidence: float
-    reached: bool
-    looks: tuple[LookResult, ...]
 
 
 @dataclass(eq=False)

@@ -11,6 +11,8 @@ from ray_app.verbs.train import looped, warmed_up
 
 if TYPE_CHECKING:
     from clusterucb.config import RunConfig
+    from clusterucb.run.run_folder import RunFolder
+    from clusterucb.run.summary import Summary
 
 
 def select(
@@ -43,18 +45,28 @@ def _select(config: "RunConfig", out: str, address: str | None, quiet: bool, jso
 
     where = choose_address(address)  # before Ray is imported
     from clusterucb.run.run_folder import RunFolder
-    from ray_app.quiet import quieten_libraries
+    from clusterucb.run.summary import read_summary
     from ray_app.report import print_summary
-    from ray_app.select import select as run_selection
-    from ray_app.views import view_of
 
-    quieten_libraries()
     folder = RunFolder.open(out)
-    summary = run_selection(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
+    if folder.finished:  # answered before Ray and torch are imported, which takes seconds
+        folder.start(config)  # refuses other settings
+        summary = read_summary(folder)
+    else:
+        summary = _run(config, folder, where, quiet, json)
     if json:
         print(summary.model_dump_json())
     else:
         print_summary(summary, folder, Console())
+
+
+def _run(config: "RunConfig", folder: "RunFolder", where: str, quiet: bool, json: bool) -> "Summary":
+    from ray_app.quiet import quieten_libraries
+    from ray_app.select import select as run_selection
+    from ray_app.views import view_of
+
+    quieten_libraries()
+    return run_selection(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
 
 
 def submit(

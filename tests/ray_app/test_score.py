@@ -12,9 +12,9 @@ from selection_cases import config_of, run_here, small_selection
 
 from clusterucb.errors import DataError
 from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.summary import read_summary
 from ray_app.cli import main
 from ray_app.score import print_scores, scored_rows, scoring_config
-from ray_app.select import read_summary
 
 
 def influence_of(folder: RunFolder) -> dict[str, float]:

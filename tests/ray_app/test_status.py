@@ -23,8 +23,8 @@ from clusterucb.run.events import (
 from clusterucb.run.in_process import run_in_process
 from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.summary import read_summary
 from ray_app.report import print_summary
-from ray_app.select import read_summary
 from ray_app.status import follow, print_status, read_status, request_cancel
 from ray_app.views import BarView, LineView
 
