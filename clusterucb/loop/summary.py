@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy.stats import rankdata
 
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.summary import Recall, Summary
+from clusterucb.run.summary import Recall, read_summary
 from clusterucb.training.summary import TrainingSummary, read_training_summary
 
 
@@ -58,7 +58,7 @@ class LoopSummary(BaseModel):
 
 def period_summary(period: int, selection: RunFolder, training: RunFolder, last: RunFolder | None) -> PeriodSummary:
     """Summarise a finished period; `last` is the selection before it."""
-    found = Summary.model_validate_json(selection.summary_file.read_text(encoding="utf-8"))
+    found = read_summary(selection)
     return PeriodSummary(
         period=period,
         scored=found.scored,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clusterucb.audit import AuditEstimate
 from clusterucb.data.tokens import TokenStore
+from clusterucb.errors import RunFolderError
 from clusterucb.run.costs import CostLedger
 from clusterucb.run.gating import GateCount
 from clusterucb.run.run_folder import RunFolder
@@ -99,9 +100,9 @@ class Summary(_Part):
     by_cluster: tuple[Share, ...]
     label_tokens: Lengths
     audit: Recall | None
+    """None with several targets: each has its own."""
     until: UntilResult | None = None
     """How `search.until` ended; the audit is then that of its last look."""
-    """None with several targets: each has its own."""
     targets: tuple[TargetOutcome, ...]
     """Of several targets."""
     gradients: Gradients
@@ -110,8 +111,14 @@ class Summary(_Part):
 
 
 def read_summary(folder: RunFolder) -> Summary:
-    """Return the summary of a finished run."""
-    return Summary.model_validate_json(folder.bring(folder.summary_file).read_text(encoding="utf-8"))
+    """Return the summary of a finished run. Raises RunFolderError where it is not one of this version."""
+    try:
+        return Summary.model_validate_json(folder.bring(folder.summary_file).read_bytes())
+    except ValueError as error:
+        first = str(error).partition("\n")[0]
+        raise RunFolderError(
+            f"{folder.location}/summary.json is damaged or of another version ({first}): run again in a new folder"
+        ) from None
 
 
 def composition(

@@ -2,7 +2,7 @@
 
 from clusterucb.plan.estimate import Estimate, RowsEstimate
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.summary import Summary
+from clusterucb.run.summary import Summary, read_summary
 from ray_app.score import scored_rows
 from ray_app.service.records import GradientCounts, Plan, PlannedRows, ScoredSample, Scores
 
@@ -38,7 +38,7 @@ def gradients_of(summary: Summary) -> GradientCounts:
 
 def scores_of(folder: RunFolder, gradients: GradientCounts | None = None) -> Scores:
     """Return what a finished scoring run found; all of its gradients were computed where nothing else is said."""
-    summary = Summary.model_validate_json(folder.bring(folder.summary_file).read_bytes())
+    summary = read_summary(folder)
     scores = tuple(
         ScoredSample(id=row.id, rank=row.rank, influence=row.influence, subtask=row.subtask, loss=row.loss)
         for row in scored_rows(folder)

@@ -22,7 +22,7 @@ from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import STAGES, ScoreArchive
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.shared_scores import joint_rewards
-from clusterucb.run.summary import Summary
+from clusterucb.run.summary import read_summary
 from clusterucb.run.target_columns import target_columns
 from clusterucb.run.view.arms import Labels
 from clusterucb.run.view.build import Evidence, build_view
@@ -98,11 +98,7 @@ class RunViews:
         archive = _archive(folder)
         subtasks = tuple(target_subtasks(target))
         drawn = ScoreTable.drawn(archive, len(subtasks), config.gradients.scoring)
-        summary = (
-            Summary.model_validate_json(folder.bring(folder.summary_file).read_text(encoding="utf-8"))
-            if finished
-            else None
-        )
+        summary = read_summary(folder) if finished else None
         return Evidence(
             config=config,
             pool=pool,
