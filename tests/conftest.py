@@ -38,9 +38,9 @@ def material() -> Path:
     return Path(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium; while it is there an event loop runs in this thread, so it lasts for one file only."""
     executable = shutil.which("chromium")
     if executable is None:
         pytest.skip("no chromium is on the PATH: this test looks at pages in it (Debian: apt-get install chromium)")

@@ -41,7 +41,8 @@ def test_versions_and_revision_stand_beside_the_configuration(tmp_path: Path):
     folder.start(config())
     stored = json.loads(folder.config_file.read_text())
     assert stored["versions"]["torch"].startswith("2.")
-    assert set(stored) == {"config", "versions", "git_sha"}
+    assert set(stored) == {"verb", "config", "versions", "git_sha"}
+    assert stored["verb"] == "select"
 
 
 def test_a_damaged_configuration_is_named(tmp_path: Path):

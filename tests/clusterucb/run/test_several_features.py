@@ -18,6 +18,7 @@ from clusterucb.run.preparation import prepare
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.target_columns import target_columns
 from clusterucb.run.target_stage import load_bank
 from clusterucb.run.worker import Worker
 
@@ -62,7 +63,9 @@ def test_prediction_sees_every_part_and_clusters_come_from_the_first(settings, f
     pool, _ = open_prepared(finished)
     parts = prepared_parts(config, pool)
     stores = [feature_store(part, finished) for part in parts]
-    known, _ = known_of(parts, stores, finished.state, config.gradients, pool, load_bank(finished.state))
+    bank = load_bank(finished.state)
+    targets = target_columns(config, bank.subtasks)
+    known, _ = known_of(parts, stores, finished.state, config.gradients, pool, bank, targets)
     assert [matrix.shape for matrix in known.matrices] == [(160, 32), (160, 5), (160, 32)]
     alone = run_here(config_of(settings, "features.layer=1"), tmp_path / "alone")
     with np.load(alone.state / "clusters.npz") as one, np.load(finished.state / "clusters.npz") as several:
