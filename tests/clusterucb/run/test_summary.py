@@ -12,6 +12,8 @@ from clusterucb.run.summary import read_summary
 @pytest.mark.parametrize("text", ["", "{", '{"run": "of an earlier version"}'])
 def test_a_summary_of_another_version_is_refused_by_name(tmp_path: Path, text: str) -> None:
     (tmp_path / "summary.json").write_text(text)
-    with pytest.raises(RunFolderError, match=r"summary\.json is of another version .* new folder") as refused:
+    with pytest.raises(
+        RunFolderError, match=r"summary\.json is damaged or of another version .* new folder"
+    ) as refused:
         read_summary(RunFolder.open(str(tmp_path)))
     assert "\n" not in str(refused.value)
