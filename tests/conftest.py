@@ -15,6 +15,7 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")  # a short path, and no other process's cluster in it
 os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it once a process, when its core is loaded
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))  # else Ray writes one into the home folder
+os.environ.setdefault("RAY_worker_niceness", "0")  # else the tests' own processes starve the workers they wait for
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -75,3 +75,4 @@ def live_service(
     finally:
         server.should_exit = server.force_exit = True
         thread.join()
+        backend.close()

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -94,6 +95,12 @@ class InProcessBackend:
             run.task = asyncio.create_task(self._carry_out(run))
         return record, False
 
+    def close(self) -> None:
+        """Stop what runs and wait for it: nothing of this service works on while the next test builds a model."""
+        for run in self._runs.values():
+            run.stop = True
+        self._one.shutdown(cancel_futures=True)
+
     async def _carry_out(self, run: _Run) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._one, self._work, run, loop)
@@ -114,7 +121,7 @@ class InProcessBackend:
                 if run.stop:
                     raise Stopped("stopped")
                 log(event)
-                loop.call_soon_threadsafe(self._notify)
+                _tell_loop(loop, self._notify)
 
             run_in_process(run.config, folder, emit)
             found = Summary.model_validate_json(folder.summary_file.read_bytes())
@@ -132,7 +139,7 @@ class InProcessBackend:
 
     def _tell(self, run: _Run, loop: asyncio.AbstractEventLoop, **update: object) -> None:
         run.record = run.record.model_copy(update=update)
-        loop.call_soon_threadsafe(self._notify)
+        _tell_loop(loop, self._notify)
 
     def _notify(self) -> None:
         self._changed.set()
@@ -231,6 +238,11 @@ class InProcessBackend:
 
     async def ready(self) -> Readiness:
         return Readiness(ready=True)
+
+
+def _tell_loop(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the server is gone, and its loop with it
+        loop.call_soon_threadsafe(what)
 
 
 def _events(path: Path, after: int) -> tuple[RunEvent, ...]:

@@ -35,6 +35,7 @@ from clusterucb.checkpoint.layers import find_layers
 from clusterucb.checkpoint.lora import add_fresh_lora, add_trained_lora
 from clusterucb.checkpoint.moments import check_moments, load_moments
 from clusterucb.checkpoint.names import canonical_name
+from clusterucb.checkpoint.one_at_a_time import one_at_a_time
 from clusterucb.config import Gradients, Model
 from clusterucb.errors import ModelError
 
@@ -95,6 +96,7 @@ def load_tokenizer(config: Model) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+@one_at_a_time
 def load_model(
     config: Model, device: torch.device, seed: int, modules: Modules, sharding: Sharding | None = None
 ) -> LoadedModel:
@@ -134,6 +136,7 @@ def load_model(
     return LoadedModel(adapted, notes)
 
 
+@one_at_a_time
 def check_model(config: Model, gradients: Gradients) -> tuple[str, ...]:
     """Refuse a model, tokenizer, adapter or moments that cannot work, without loading base weights.
 
@@ -149,6 +152,7 @@ def check_model(config: Model, gradients: Gradients) -> tuple[str, ...]:
     return notes
 
 
+@one_at_a_time
 def describe(config: Model, gradients: Gradients) -> ModelShape:
     """Return the model's sizes, from its configuration alone."""
     skeleton = _skeleton(config)

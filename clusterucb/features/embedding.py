@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig,
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from clusterucb.checkpoint.checkpoint_files import first_line, local_or_hub, tensor_shapes
+from clusterucb.checkpoint.one_at_a_time import one_at_a_time
 from clusterucb.config import EmbeddingFeatures
 from clusterucb.errors import ModelError
 from clusterucb.features.pooling import pool, unit_rows
@@ -60,6 +61,7 @@ class Encoder:
         return pool(states_BTF, encoded["attention_mask"].bool(), weighted=False)
 
 
+@one_at_a_time
 def check_encoder(name: str) -> int:
     """Return an encoder's number of parameters; its weights stay unread.
 
@@ -82,6 +84,7 @@ def check_encoder(name: str) -> int:
     return sum(parameter.numel() for parameter in skeleton.parameters())
 
 
+@one_at_a_time
 def _load(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     place = _place(name)
     try:

@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import ray
+from ray import cloudpickle
 from ray.actor import ActorProxy
 
 from actors.gradient_worker import GradientWorker
@@ -22,6 +24,7 @@ from clusterucb.run.tasks import Job
 from clusterucb.types import WorkerInfo
 
 pytestmark = pytest.mark.ray
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # worker processes cannot import this file
 
 
 class Frail:
@@ -96,8 +99,12 @@ async def test_a_worker_that_freezes_while_it_loads_is_replaced(tmp_path: Path):
     heard = Heard()
     pool = pool_of(tmp_path / "lives", ("freezes", "works"), heard)
     keeping = asyncio.create_task(pool.run())
+    ready = asyncio.create_task(pool.ready.wait())
     async with asyncio.timeout(120):
-        await pool.ready.wait()
+        await asyncio.wait([ready, keeping], return_when=asyncio.FIRST_COMPLETED)
+    if keeping.done():  # the pool gave up: say why
+        ready.cancel()
+        await keeping
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     assert heard.said == ["hung", "ready"]
@@ -105,7 +112,9 @@ async def test_a_worker_that_freezes_while_it_loads_is_replaced(tmp_path: Path):
 
 async def test_a_worker_that_only_dies_is_given_up(tmp_path: Path):
     heard = Heard()
+    lives = tmp_path / "lives"
     async with asyncio.timeout(120):
         with pytest.raises(ResourceError, match=r"all 1 workers died 2 times in a row"):
-            await pool_of(tmp_path / "lives", ("dies",), heard).run()
+            await pool_of(lives, ("dies",), heard).run()
+    assert lives.read_text() == ".."
     assert heard.said == ["died", "died", "retired after 2"]

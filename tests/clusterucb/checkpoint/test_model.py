@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -332,3 +333,21 @@ def test_the_real_model_loads_and_predicts(material: Path):
     model, tokenizer = load_model(config, CPU, 0, "lora").model, load_tokenizer(config)
     tokens = tokenizer("Once upon a time, there was a little girl named", return_tensors="pt").input_ids
     assert model(tokens, labels=tokens).loss.item() < 2.5
+
+
+def test_threads_that_load_and_check_together_get_what_each_gets_alone(base: Path):
+    config = Model(base=str(base))
+    alone = lora_weights(config)
+
+    def load_often() -> list[dict[str, torch.Tensor]]:
+        return [lora_weights(config) for _ in range(8)]
+
+    def check_often() -> list[tuple[str, ...]]:
+        return [check_model(config, Gradients()) for _ in range(16)]
+
+    with ThreadPoolExecutor(4) as threads:
+        loads = [threads.submit(load_often) for _ in range(2)]
+        checks = [threads.submit(check_often) for _ in range(2)]
+        for weights in (weights for load in loads for weights in load.result()):
+            torch.testing.assert_close(weights, alone, rtol=0, atol=0)
+        assert {notes for check in checks for notes in check.result()} == {check_model(config, Gradients())}
