@@ -2,7 +2,8 @@
 
 Our own format is one safetensors file (`moments.safetensors` in a folder) with the tensors `exp_avg.<name>` and
 `exp_avg_sq.<name>` and, in its metadata, the format's name and the optimizer's step. Optimizer states of other
-programs are read by `optimizer_states` and `deepspeed_states`; nothing that could run code is ever unpickled.
+programs are read by `optimizer_states`, `fsdp_states` and `deepspeed_states`; nothing that could run code is ever
+unpickled.
 """
 
 # transformers, peft and safetensors are typed only in part.
@@ -57,6 +58,7 @@ def load_moments(path: Path, model: nn.Module) -> Moments:
     follow its order. Raises ModelError where nothing there can be read.
     """
     from clusterucb.checkpoint.deepspeed_states import find_deepspeed, read_deepspeed
+    from clusterucb.checkpoint.fsdp_states import find_fsdp, read_fsdp
     from clusterucb.checkpoint.optimizer_states import find_optimizer_file, read_optimizer_file
 
     path = path.expanduser()
@@ -71,9 +73,11 @@ def load_moments(path: Path, model: nn.Module) -> Moments:
         return read_deepspeed(checkpoint)
     if (file := find_optimizer_file(path)) is not None:
         return read_optimizer_file(file, model)
+    if (sharded := find_fsdp(path)) is not None:
+        return read_fsdp(sharded)
     raise ModelError(
         f"model.moments {path} holds no Adam moments: give {FILE_NAME}, an optimizer.pt or optimizer.bin, "
-        "or a DeepSpeed checkpoint folder (global_step*)"
+        "a DeepSpeed checkpoint folder (global_step*) or a folder of torch.distributed.checkpoint (*.distcp)"
     )
 
 
@@ -98,6 +102,11 @@ def check_moments(moments: Moments, parameters: Mapping[str, torch.Size]) -> Non
             if not bool(torch.isfinite(tensor).all()):
                 raise ModelError(
                     f"{kind} of {name} has NaN or infinite values: the checkpoint is broken, give an earlier one"
+                )
+            if kind == "exp_avg_sq" and bool(tensor.any()) and torch.equal(tensor, moments.exp_avg[name]):
+                raise ModelError(
+                    f"exp_avg of {name} is the same as its exp_avg_sq: the checkpoint is broken, as FSDP1 does when it "
+                    "offloads a full state from a CPU; save it without cpu_offload"
                 )
             if kind == "exp_avg_sq" and bool((tensor < 0).any()):
                 raise ModelError(

@@ -8,7 +8,7 @@ import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import nn
@@ -32,17 +32,12 @@ _LAYOUTS: tuple[Callable[[str, torch.Size], int], ...] = (
 
 
 def find_optimizer_file(path: Path) -> Path | None:
-    """Return the optimizer state that `path` is or holds. Raises ModelError for a sharded one."""
+    """Return the optimizer state that `path` is or holds."""
     if path.is_file():
         return path
     for name in _FILES:
         if (path / name).exists():
             return path / name
-    if any(path.glob("*.distcp")) or any(path.glob("optimizer_*/*.distcp")):
-        raise ModelError(
-            f"model.moments {path} is a sharded FSDP state: write it as one file with "
-            "torch.distributed.checkpoint.format_utils.dcp_to_torch_save, or train with FULL_STATE_DICT"
-        )
     return None
 
 
@@ -51,7 +46,7 @@ def read_optimizer_file(path: Path, model: nn.Module) -> Moments:
 
     Raises ModelError for a file that is no Adam state, needs unsafe unpickling or does not fit `model`.
     """
-    content = load_safely(path, {})
+    content = _unwrapped(load_safely(path, {}))
     try:
         states = cast(dict[Any, dict[str, Any]], content["state"])
         groups = cast(list[dict[str, Any]], content["param_groups"])
@@ -75,10 +70,20 @@ def load_safely(path: Path, stand_ins: Mapping[str, type]) -> dict[str, Any]:
 
     Raises ModelError for anything else.
     """
+    content = unpickled_safely(path, path, stand_ins)
+    if not isinstance(content, dict):
+        raise ModelError(
+            f"{path} holds a {type(content).__name__}, not an optimizer state: give optimizer.pt or optimizer.bin"
+        )
+    return cast(dict[str, Any], content)
+
+
+def unpickled_safely(source: Path | BinaryIO, path: Path, stand_ins: Mapping[str, type]) -> object:
+    """Do the same for anything that torch.save wrote, be it a part of the file at `path`."""
     allowed = [(kind, name) for name, kind in stand_ins.items()]
     try:
         with torch.serialization.safe_globals(allowed):  # pyright: ignore[reportArgumentType]
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         unsafe = re.search(r"GLOBAL (\S+)", str(error))
         what = f"it needs {unsafe.group(1)}" if unsafe else first_line(error)
@@ -88,11 +93,13 @@ def load_safely(path: Path, stand_ins: Mapping[str, type]) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({first_line(error)}): copy it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(
-            f"{path} holds a {type(content).__name__}, not an optimizer state: give optimizer.pt or optimizer.bin"
-        )
-    return cast(dict[str, Any], content)
+
+
+def _unwrapped(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the optimizer state inside `{"optimizer": ..}`, as dcp_to_torch_save leaves what accelerate saved."""
+    dicts = [cast(dict[str, Any], value) for value in content.values() if isinstance(value, dict)]
+    inner = [value for value in dicts if "param_groups" in value]
+    return content if "state" in content or len(inner) != 1 else inner[0]
 
 
 def _trained(model: nn.Module) -> dict[str, torch.Size]:
