@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.summary import Share, Summary
+from clusterucb.run.summary import CapOutcome, Lengths, Share, Summary
 
 _ROWS = 12
 _ID_WIDTH = 24
@@ -71,6 +71,23 @@ def first_words(row: dict[str, object]) -> str:
     return " ".join(str(messages).split())
 
 
+def _length_words(lengths: Lengths) -> str:
+    words = f"median answer: {lengths.pool.median:g} tokens in the pool, {lengths.scored.median:g} scored"
+    if lengths.selected is not None:
+        words += f", {lengths.selected.median:g} selected"
+    if lengths.rank_correlation is not None:
+        words += f"; rank correlation of influence with its length {lengths.rank_correlation:+.2f}"
+    return words + (", which is strong: see selection.normalise" if lengths.strong else "")
+
+
+def _cap_words(where: str, cap: CapOutcome) -> str:
+    most = ", ".join(f"{count} of {name}" for name, count in cap.most)
+    return (
+        f"selection.caps.{cap.cap}{where}: {cap.left_out} better samples were passed over, {cap.full} groups have "
+        f"their {cap.limit} ({most})"
+    )
+
+
 def _sentences(summary: Summary, folder: RunFolder) -> str:
     cost, audit = summary.cost, summary.audit
     share = cost.share_of_exhaustive_seconds
@@ -79,8 +96,12 @@ def _sentences(summary: Summary, folder: RunFolder) -> str:
         f"above), scored {summary.scored}",
         f"against scoring everything: {cost.share_of_exhaustive_gradients:.0%} of the gradients"
         + ("" if share is None else f", {share:.0%} of the worker time"),
-        f"median label tokens: {summary.label_tokens.selected:g} selected, {summary.label_tokens.pool:g} in the pool",
+        _length_words(summary.label_tokens),
     ]
+    for name, caps in (("", summary.caps), *((target.name, target.caps) for target in summary.targets)):
+        lines += [_cap_words(f" for {name}" if name else "", cap) for cap in caps if cap.left_out]
+    if summary.selected < summary.asked:
+        lines.append(f"{summary.asked} samples were asked for: the caps leave {summary.selected} of what was scored")
     if summary.gradients.reused:
         lines.append(
             f"gradients: {summary.gradients.computed} computed, {summary.gradients.reused} sketches from the store; "

@@ -1,6 +1,6 @@
 """Selections on a cluster whose parts are killed at random, and what is left of them.
 
-    python tests/chaos.py --runs 6 --faults 60 --seed 0
+    python tests/chaos.py --runs 6 --faults 60 --seed 0 [--wishes]
 
 A real local Ray cluster of two raylets or more; drivers are command lines of their own. While a run is at work, faults
 come one after the other: kill -9 of a worker, of the coordinator, of the driver, of a raylet, of the head; SIGSTOP
@@ -38,7 +38,7 @@ import psutil
 import pyarrow.parquet as pq
 import yaml
 from ray.cluster_utils import Cluster
-from selection_cases import config_of, result_of, run_here, small_selection
+from selection_cases import config_of, result_of, run_here, small_selection, write_rows
 
 from clusterucb.run.run_folder import RunFolder
 
@@ -54,7 +54,7 @@ _QUICK_DEATH = {"health_check_period_ms": 1000, "health_check_timeout_ms": 3000,
 class Chaos:
     """A cluster of two nodes, the selection that runs on it, and the means to break them."""
 
-    def __init__(self, folder: Path, poison: int, rows: int, changes: dict[str, object]) -> None:
+    def __init__(self, folder: Path, poison: int, rows: int, changes: dict[str, object], wishes: bool) -> None:
         self.folder = folder
         self.notes = folder / "notes"
         self.notes.mkdir(parents=True)
@@ -63,11 +63,13 @@ class Chaos:
             "workers": {"count": 2, "heartbeat_timeout_s": 8, "attempts": 2},
             "audit": {"samples": 32},
         }
+        if wishes:
+            settings |= wished(folder, settings.pop("target"))
         settings |= changes
         self.config = folder / "config.yaml"
         self.config.write_text(yaml.safe_dump(settings))
         scout = run_here(config_of(settings), folder / "scout")
-        self.scouted = result_of(scout)
+        self.scouted = results_of(scout)
         self.poison = _first_draws(scout)[::7][:poison]
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)]),
@@ -161,6 +163,32 @@ class Chaos:
         """Begin to count anew."""
         for file in self.notes.iterdir():
             file.unlink()
+
+
+def wished(folder: Path, target: dict[str, str]) -> dict[str, object]:
+    """Return settings that ask for more than the paper: prediction, several targets, a certain recall, a selection
+    within caps, corrected for length and diverse."""
+    birds = write_rows(folder / "birds.jsonl", 6, ["birds", "code"], seed=3)
+    return {
+        "targets": [{"name": "sums"} | target, {"name": "birds", "path": str(birds), "weight": 2.0}],
+        "search": {
+            "budget": 0.6,
+            "allocator": {"kind": "predictive"},
+            "until": {"recall": 0.6, "looks": 6},
+            "rounds": {"first": 16},
+        },
+        "selection": {
+            "share": 0.1,
+            "caps": {"source": {"share": 0.5}, "near_duplicate": {"count": 1}},
+            "normalise": {"kind": "length_quantile", "buckets": 4},
+            "diversity": {"kind": "facility_location"},
+        },
+    }
+
+
+def results_of(folder: RunFolder) -> tuple[bytes, ...]:
+    """Return the bytes that must not depend on what happened: of several targets every selection."""
+    return (*result_of(folder), *(path.read_bytes() for path in sorted(folder.path.glob("selection-*.jsonl"))))
 
 
 def _first_draws(folder: RunFolder) -> list[str]:
@@ -318,7 +346,7 @@ class Verdict:
     rows: int
 
 
-def judge(run: Run, expected: tuple[bytes, bytes]) -> Verdict:
+def judge(run: Run, expected: tuple[bytes, ...]) -> Verdict:
     """Hold a run that ended against the undisturbed one."""
     rows = set(pq.read_table(run.folder.scores_file).column("id").to_pylist())
     notes = run.folder.events_file.read_text()
@@ -330,7 +358,7 @@ def judge(run: Run, expected: tuple[bytes, bytes]) -> Verdict:
     lost = set(pq.read_table(wanted).column("id").to_pylist()) - rows
     computed = run.chaos.computed()
     return Verdict(
-        same_bytes=result_of(run.folder) == expected,
+        same_bytes=results_of(run.folder) == expected,
         computed_twice=sum(computed.values()) - len(computed),
         lost=len(lost),
         rows=len(rows),
@@ -339,10 +367,15 @@ def judge(run: Run, expected: tuple[bytes, bytes]) -> Verdict:
 
 @contextmanager
 def chaos_in(
-    folder: Path, poison: int = 0, rows: int = 640, changes: dict[str, object] | None = None, second: bool = True
+    folder: Path,
+    poison: int = 0,
+    rows: int = 640,
+    changes: dict[str, object] | None = None,
+    second: bool = True,
+    wishes: bool = False,
 ) -> Iterator[Chaos]:
-    """A cluster to be disturbed, ended at the end; `changes` replace sections of the configuration."""
-    chaos = Chaos(folder, poison, rows, changes or {})
+    """A cluster to be disturbed, ended at the end; `changes` replace sections of the configuration, after `wished`."""
+    chaos = Chaos(folder, poison, rows, changes or {}, wishes)
     chaos.start(second)
     try:
         yield chaos
@@ -350,12 +383,12 @@ def chaos_in(
         chaos.stop()
 
 
-def undisturbed(chaos: Chaos, path: Path) -> tuple[bytes, bytes]:
+def undisturbed(chaos: Chaos, path: Path) -> tuple[bytes, ...]:
     """Return the bytes of a run that nothing happens to."""
     run = Run(chaos, path)
     disturb(run, [], random.Random(0))
     chaos.forget()
-    return result_of(run.folder)
+    return results_of(run.folder)
 
 
 def main() -> None:
@@ -364,9 +397,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=6, help="disturbed runs")
     parser.add_argument("--faults", type=int, default=60, help="faults over all runs, at least")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--wishes", action="store_true", help="prediction, several targets, until, caps, diversity")
     asked = parser.parse_args()
     rng, total, twice, lost, wrong = random.Random(asked.seed), Counter[str](), 0, 0, 0
-    with tempfile.TemporaryDirectory(prefix="chaos-") as place, chaos_in(Path(place) / "cluster", poison=3) as chaos:
+    with (
+        tempfile.TemporaryDirectory(prefix="chaos-") as place,
+        chaos_in(Path(place) / "cluster", poison=3, wishes=asked.wishes) as chaos,
+    ):
         expected = undisturbed(chaos, Path(place) / "undisturbed" / "run")
         began, number = time.monotonic(), 0
         while number < asked.runs or total.total() < asked.faults:

@@ -127,12 +127,9 @@ Features = Annotated[
 ]
 
 
-class Clusters(Section):
+class ClusterRules(Section):
     """Spherical k-means over the features."""
 
-    path: str | None = None
-    """Folder or URL of an earlier run whose clusters are kept; none makes them from the features. Samples that it did
-    not know are left out."""
     k: int | Literal["auto"] = "auto"
     """`auto` is min(sqrt(N), budget * N / 5), at least 2: the budget buys five draws a cluster or more."""
     center: bool = True
@@ -146,7 +143,15 @@ class Clusters(Section):
     """Points a cluster that the iterations see; a larger pool then updates the centroids once and is assigned."""
 
     @model_validator(mode="after")
-    def _k_is_positive(self) -> "Clusters":
+    def _k_is_positive(self) -> "ClusterRules":
         if self.k != "auto" and self.k < 1:
             raise ValueError(f"clusters.k is {self.k}: give at least 1, or auto")
         return self
+
+
+class Clusters(ClusterRules):
+    """Spherical k-means over the features."""
+
+    path: str | None = None
+    """Folder or URL of an earlier run whose clusters are kept; none makes them from the features. Samples that it did
+    not know are left out."""

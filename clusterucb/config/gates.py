@@ -42,12 +42,10 @@ class HeldOutRows(Rows):
     """Fields that hold the text; none means the chat (`messages`, or `prompt` and `completion`)."""
 
 
-class HeldOut(Section):
+class HeldOutRules(Section):
     """Decontamination: pool rows that share a sequence of words with a row of a held-out set."""
 
     policy: Policy = "exclude"
-    sets: tuple[HeldOutRows, ...] = ()
-    """Held-out sets; none means that there is nothing to check."""
     words: int = Field(default=13, ge=5, le=50)
     """Length of a sequence; 13 is what GPT-3 and lm-eval use. A held-out row that is shorter counts as one sequence."""
     least_words: int = Field(default=8, ge=3)
@@ -59,7 +57,14 @@ class HeldOut(Section):
     null counts all."""
 
 
-class Gates(Section):
+class HeldOut(HeldOutRules):
+    """Decontamination: pool rows that share a sequence of words with a row of a held-out set."""
+
+    sets: tuple[HeldOutRows, ...] = ()
+    """Held-out sets; none means that there is nothing to check."""
+
+
+class GateRules(Section):
     """Rows that leave the pool before anything is scored, each with what it resembles in `gates.jsonl`."""
 
     exact: Policy = "exclude"
@@ -67,11 +72,16 @@ class Gates(Section):
     gradient, has the same influence, and would take a second place in the selection. The first in file order stays."""
     near: NearDuplicates = NearDuplicates()
     target: TargetDuplicates = TargetDuplicates()
-    held_out: HeldOut = HeldOut()
     shingle: int = Field(default=5, ge=1, le=20)
     """Words in sequence that near-duplicates are compared by."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the MinHash functions that find candidates; every candidate's similarity is then computed exactly."""
+
+
+class Gates(GateRules):
+    """Rows that leave the pool before anything is scored, each with what it resembles in `gates.jsonl`."""
+
+    held_out: HeldOut = HeldOut()
 
     def policy(self, gate: Literal["held_out", "target", "exact", "near"]) -> Policy:
         """Return what happens to the rows that a gate finds."""

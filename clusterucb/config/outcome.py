@@ -1,9 +1,10 @@
-"""What comes out: the size of the selection, and the audit of it."""
+"""What comes out: the selection, its size and how it is chosen, and the audit of it."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from clusterucb.config.choice import AsTheyAre, Caps, Diversity, NoDiversity, Normalise
 from clusterucb.config.section import Section, Share
 
 
@@ -15,8 +16,12 @@ class Selection(Section):
     joint: Literal["round_robin", "mean", "max"] = "round_robin"
     """How several targets make one selection: in turns, each taking its next best sample; or by the mean or the largest
     of the rewards, each standardised over what was scored."""
-    max_per_source: Share | None = None
-    """At most this share of the selection from one source."""
+    caps: Caps = Caps()
+    normalise: Normalise = AsTheyAre()
+    """What influence is corrected for before samples are ranked. The search sees influence as it is; recall is that of
+    the corrected ranking."""
+    diversity: Diversity = NoDiversity()
+    """Whether the best are taken, or those of a shortlist that differ: by the sketches of `gradients.sketch`."""
 
     @model_validator(mode="after")
     def _share_or_count(self) -> "Selection":

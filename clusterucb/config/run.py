@@ -79,6 +79,7 @@ class RunConfig(Section):
             raise ValueError("search.until stops a search, but this run scores the whole pool: leave it out")
         if self.search.until is not None and self.gradients.scoring == "shortlist":
             raise ValueError("search.until certifies exact rewards: set gradients.scoring to exact, or leave it out")
+        self._check_selection()
         share = self.selection.share or (0.05 if self.selection.count is None else None)
         if share is not None and share > self.search.budget and self.search.allocator.kind != "exhaustive":
             raise ValueError(
@@ -86,3 +87,25 @@ class RunConfig(Section):
                 f"only what is scored can be selected"
             )
         return self
+
+    def _check_selection(self) -> None:
+        caps, diversity, allocator = self.selection.caps, self.selection.diversity, self.search.allocator.kind
+        if caps.cluster is not None and allocator in ("uniform", "exhaustive"):
+            raise ValueError(
+                f"selection.caps.cluster is set but search.allocator.kind {allocator} makes no clusters: use another, "
+                f"or leave it out"
+            )
+        if caps.cluster is not None and self.gradients.scoring == "shortlist":
+            raise ValueError(
+                "selection.caps.cluster is set but gradients.scoring shortlist clusters only what the store lacks: "
+                "leave it out, or set gradients.scoring to exact"
+            )
+        if caps.near_duplicate is not None and self.gates.near.policy == "off":
+            raise ValueError(
+                "selection.caps.near_duplicate is set but gates.near.policy is off, which finds none: set it to report"
+            )
+        if diversity.kind != "none" and self.gradients.sketch.kind == "none":
+            raise ValueError(
+                f"selection.diversity is {diversity.kind}, which compares sketches, but gradients.sketch is none: use "
+                f"the hash sketch, or leave it out"
+            )

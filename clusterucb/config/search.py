@@ -108,7 +108,7 @@ class Until(Section):
     3 * undrawn / ((1 - r) * selection) audits at least, whatever the size of the pool."""
 
 
-class Search(Section):
+class SearchRules(Section):
     """Which samples are scored."""
 
     allocator: Allocator = UcbBeta()
@@ -121,11 +121,16 @@ class Search(Section):
     cold_start_min: int = Field(default=2, ge=1)
     """Draws a cluster gets at least in the cold start (its size permitting)."""
     rounds: Rounds = Rounds()
-    warm_start: WarmStart | None = None
-    """None: every search begins anew, as in the paper."""
     compat: Literal["official"] | None = None
     """`official` reproduces the released code: cold start max(floor(share*size), 1) a cluster and population
     deviations."""
+
+
+class Search(SearchRules):
+    """Which samples are scored."""
+
+    warm_start: WarmStart | None = None
+    """None: every search begins anew, as in the paper."""
 
     @property
     def first_share(self) -> float:

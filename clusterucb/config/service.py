@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from clusterucb.config.features import Features, HiddenFeatures
+from clusterucb.config.gates import HeldOutRows
 from clusterucb.config.gradients import Gradients
 from clusterucb.config.inputs import Model, Rows, Target, Tokens
 from clusterucb.config.section import Section
@@ -20,7 +21,7 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-OpenSection = Literal["tokens", "features", "clusters", "search", "selection", "audit", "seed"]
+OpenSection = Literal["tokens", "gates", "features", "clusters", "search", "selection", "audit", "seed"]
 
 
 class CataloguePool(Rows):
@@ -54,6 +55,8 @@ class Catalogue(Section):
     targets: dict[Name, CatalogueTarget] = Field(default={})
     features: dict[Name, Features] = Field(default={})
     """Features with a path or hub id in them: proxies, encoders, earlier runs."""
+    held_out: dict[Name, HeldOutRows] = Field(default={})
+    """Held-out sets that the gates of a request may name."""
 
 
 class Limits(Section):
@@ -119,7 +122,9 @@ class ServiceConfig(Section):
     port: int = Field(default=8080, ge=0, le=65535)
     names: tuple[str, ...] = ()
     """Host names under which clients reach the service, as in `Host`; loopback's names are always known."""
-    may_set: tuple[OpenSection, ...] = ("tokens", "features", "clusters", "search", "selection", "audit", "seed")
+    may_set: tuple[OpenSection, ...] = (
+        "tokens", "gates", "features", "clusters", "search", "selection", "audit", "seed",
+    )  # fmt: skip
     """Sections of the run configuration that a request may set."""
     limits: Limits = Limits()
     sketches: SketchCache = SketchCache()

@@ -16,6 +16,7 @@ from clusterucb.loop.ending import copy_adapter, merge_adapter
 from clusterucb.loop.periods import LoopFolders, period_config, scoring_config
 from clusterucb.loop.static import combined, subtasks_of, write_static
 from clusterucb.loop.summary import LoopSummary, PeriodSummary, period_summary
+from clusterucb.run.gating import read_gates
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.training.checkpoint import read_record
@@ -119,7 +120,8 @@ class Loop:
         ]
         scores = combined(scorings, [read_record(checkpoint).mean_learning_rate for checkpoint in checkpoints])
         chosen = RunFolder(self._folders.root / "selection")
-        write_static(self._config, scores, self._pool(), subtasks_of(scorings[-1]), chosen)
+        gated = read_gates(scorings[-1])
+        write_static(self._config, scores, self._pool(), subtasks_of(scorings[-1]), chosen, gated)
         training = RunFolder(self._folders.training(1))
         ended = self._train(training, chosen.selection_file, self._beginning(checkpoints[-1]), "final")
         return tuple(float(weight) for weight in scores.weights), ended

@@ -19,7 +19,6 @@ from clusterucb.config import (
     SeveralFeatures,
 )
 from clusterucb.errors import ConfigError
-from clusterucb.run.run_folder import RunFolder
 
 WARM_ALLOCATORS = ("ucb_beta", "ucb1")
 
@@ -47,12 +46,6 @@ class LoopFolders:
         """Exhaustive scoring at a checkpoint of the warm-up, from 1: of the static mode."""
         return self.root / f"checkpoint-{checkpoint}"
 
-    def begun_selections(self) -> list[RunFolder]:
-        """Return the selections and scorings that are begun, in their order."""
-        found = [RunFolder(path) for name in ("period", "checkpoint") for path in self.root.glob(f"{name}-*")]
-        begun = [folder for folder in found if folder.exists]
-        return sorted(begun, key=lambda folder: int(folder.name.rpartition("-")[2]))
-
     @property
     def adapter(self) -> Path:
         """The final adapter, with its moments."""
@@ -75,6 +68,11 @@ def check_loop(config: RunConfig) -> None:
     if loop.mode == "static":
         if config.targets:
             raise ConfigError("loop.mode static knows one target: give target, with subtasks, in place of targets")
+        if config.selection.caps.cluster is not None or config.selection.diversity.kind != "none":
+            raise ConfigError(
+                "loop.mode static clusters nothing and sums influence, not sketches, over checkpoints: leave "
+                "selection.caps.cluster and selection.diversity out"
+            )
         if config.model.adapter is not None:
             raise ConfigError(
                 "loop.mode static scores at the warm-up's checkpoints: leave model.adapter and moments out"

@@ -15,12 +15,15 @@ from clusterucb.config import RunConfig
 from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import DataError
+from clusterucb.run.choosing import Choosing, pool_groups
+from clusterucb.run.gating import Gated
 from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.prepared import target_subtasks
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
 from clusterucb.run.score_table import ScoreTable
-from clusterucb.selection import SelectedSubset, select
+from clusterucb.run.target_columns import target_columns
+from clusterucb.selection import SelectedSubset
 from clusterucb.types import FloatArray
 
 
@@ -60,17 +63,25 @@ def combined(folders: Sequence[RunFolder], rates: Sequence[float]) -> StaticScor
 
 
 def write_static(
-    config: RunConfig, scores: StaticScores, pool: TokenStore, subtasks: Sequence[str], folder: RunFolder
+    config: RunConfig,
+    scores: StaticScores,
+    pool: TokenStore,
+    subtasks: Sequence[str],
+    folder: RunFolder,
+    gated: Gated | None = None,
 ) -> SelectedSubset:
     """Select from the sums and write `scores.parquet` and `selection.jsonl`."""
     table = scores.table
-    ids, sources = pool.ids.take(table.samples_B), pool.sources.take(table.samples_B)
-    subset = select(table.samples_B, table.reward_B, ids, sources, config.selection, int(pool.usable_N.sum()))
+    targets = target_columns(config, subtasks)
+    choosing = Choosing.of(config, pool, targets, table, pool_groups(config, pool, None, gated))
+    subset = choosing.select(table, choosing.joint_B(table), config.selection, int(pool.usable_N.sum()))
     folder.path.mkdir(parents=True, exist_ok=True)
     exact = config.gradients.scoring != "sketch"
-    write_scores(folder.scores_file, pool, table, ~table.reused_B & exact, subtasks, None, subset)
+    write_scores(
+        folder.scores_file, pool, table, ~table.reused_B & exact, subtasks, None, subset, scores=choosing.scores(table)
+    )
     rows = read_rows(config.pool).raw(subset.samples_B.tolist())
-    write_selection(folder.selection_file, rows, pool, table, exact, subtasks, None, subset)
+    write_selection(folder.selection_file, rows, pool, table, exact, subtasks, None, subset, score=choosing.corrected)
     return subset
 
 

@@ -64,7 +64,7 @@ def period_summary(period: int, selection: RunFolder, training: RunFolder, last:
         scored=found.scored,
         selected=found.selected,
         threshold=found.threshold,
-        median_label_tokens=found.label_tokens.selected,
+        median_label_tokens=found.label_tokens.selected.median if found.label_tokens.selected else 0.0,
         audit=found.audit,
         drift=None if last is None else drift_between(last, selection),
         training=read_training_summary(training.summary_file),

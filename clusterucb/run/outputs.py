@@ -9,7 +9,7 @@ equal bytes.
 # pyright: reportUnknownArgumentType=false
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,13 @@ def write_scores(
     labels_N: npt.NDArray[np.int32] | None,
     subset: SelectedSubset,
     shared: SharedScores | None = None,
+    scores: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> None:
     """Write one row a scored sample, in pool order; `influence` is the maximum over the subtask columns, and `exact`
     where it is of the gradient itself rather than of its sketch.
 
     With several targets it is that of the target which the sample serves best, and every target has columns of its own.
+    `scores` are columns besides: what was ranked by, where that is not the influence.
     """
     samples = table.samples_B
     cluster_B = np.full(len(samples), -1, np.int32) if labels_N is None else labels_N[samples]
@@ -71,6 +73,7 @@ def write_scores(
         for name, own, chosen in shared.by_target:
             columns |= {f"influence/{name}": own.reward_B.astype(np.float32)}
             columns |= {f"rank/{name}": pa.array(ranks_of(own, chosen), pa.int32())}
+    columns |= scores or {}
     if len(subtasks) > 1:
         columns |= {f"influence/{name}": table.influence_BS[:, s] for s, name in enumerate(subtasks)}
     with replacing(path) as beside:
@@ -87,10 +90,11 @@ def write_selection(
     labels_N: npt.NDArray[np.int32] | None,
     subset: SelectedSubset,
     shared: SharedScores | None = None,
+    score: bool = False,
 ) -> None:
     """Write the selected rows, best first: the original fields untouched, and one more, `clusterucb`.
 
-    `exact` says whether influences are of gradients themselves or of sketches.
+    `exact` says whether influences are of gradients themselves or of sketches; `score` adds what was ranked by.
     """
     at = np.searchsorted(table.samples_B, subset.samples_B)
     with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
@@ -106,6 +110,8 @@ def write_selection(
                 "cluster": None if labels_N is None else int(labels_N[sample]),
                 "round": int(table.round_B[position]),
             }
+            if score:
+                provenance["score"] = float(subset.rewards_B[rank - 1])
             if shared is not None:
                 provenance |= shared.provenance(int(position), float(subset.rewards_B[rank - 1]))
             file.write(json.dumps(row | {"clusterucb": provenance}, ensure_ascii=False) + "\n")

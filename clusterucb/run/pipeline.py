@@ -13,42 +13,33 @@ import numpy.typing as npt
 
 from clusterucb import audit
 from clusterucb.config import RunConfig, Until
-from clusterucb.data.rows import read_rows
-from clusterucb.errors import DataError
 from clusterucb.features.clustering import fit, resolve_k
 from clusterucb.gradients.targets import TargetBank
-from clusterucb.joint import Scale
 from clusterucb.run.brought_clusters import earlier_rewards_NM, save_clusters, saved_clusters
-from clusterucb.run.costs import run_costs
-from clusterucb.run.disk import replacing, write_atomically
+from clusterucb.run.choosing import Choosing, check_caps, pool_groups
+from clusterucb.run.disk import replacing
 from clusterucb.run.earlier_run import predictions_file
-from clusterucb.run.events import Emit, Finished, Looked, Note, StageFinished, StageStarted
+from clusterucb.run.ending import Ending, undrawn
+from clusterucb.run.events import Emit, Looked, Note, StageFinished, StageStarted
 from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_parts
 from clusterucb.run.feature_stage import feature_stages, feature_store
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.gating import read_gates
 from clusterucb.run.kept_sketches import NOTHING_KEPT, KeptSketches, open_kept
-from clusterucb.run.outputs import write_scores, write_selection
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.score_log import STAGES, ScoreLog
+from clusterucb.run.score_log import ScoreLog
 from clusterucb.run.score_table import ScoreTable
-from clusterucb.run.shared_scores import SharedScores, joint_rewards, rewards_BM
 from clusterucb.run.shortlist import shortlist
 from clusterucb.run.stages import AUDIT, SearchStage, score_stage
 from clusterucb.run.streams import Streams
-from clusterucb.run.summary import TargetOutcome, recall_of, summarise
 from clusterucb.run.target_columns import TargetColumns, target_columns
 from clusterucb.run.target_stage import load_bank, target_stage
 from clusterucb.run.tasks import Stage
-from clusterucb.run.view.build import Evidence
-from clusterucb.run.view.read import finished_view, keep_view
-from clusterucb.run.view.report import write_report
 from clusterucb.run.watched_search import WatchedSearch
 from clusterucb.search import Search
 from clusterucb.search.predictive import Knowledge
-from clusterucb.selection import SelectedSubset, select
 from clusterucb.types import Clusters, IntArray, WorkerInfo
 
 Labels = npt.NDArray[np.int32]
@@ -70,6 +61,7 @@ class SelectionRun:
         self._kept: KeptSketches = NOTHING_KEPT
         self._usable_N = self._pool.usable_N.copy()
         self._watched: WatchedSearch | None = None
+        self._labels_N: Labels | None = None
 
     @property
     def bank(self) -> TargetBank:
@@ -88,21 +80,20 @@ class SelectionRun:
         yield from target_stage(self._target, config.gradients.batch_tokens, folder, self._emit)
         self._bank = load_bank(folder.state)
         self._kept = self._open_kept()
-        labels: Labels | None = None
         if self._ranked() and not (self._usable_N & ~self._kept.reused_N).any():
             self._note("every sample's sketch is in the store: nothing is searched, and the best are scored exactly")
         elif config.search.allocator.kind in ("uniform", "exhaustive"):
             yield from self._search(np.where(self._usable_N, 0, -1).astype(np.int32))
         elif config.features.kind == "gradient" and config.features.path is None:
             yield from self._whole_pool()
-            labels = self._cluster(self._pool_sketches()).labels_N
+            self._cluster(self._pool_sketches())
         else:
             parts = prepared_parts(config, self._pool)
             yield from feature_stages(config, parts, self._pool, folder, self._emit)
             stores = [feature_store(part, folder) for part in parts]
-            labels = self._cluster(stores[0] if stores else None).labels_N
+            labels_N = self._cluster(stores[0] if stores else None).labels_N
             self._note_parts(parts, stores)
-            yield from self._search(labels, self._known(parts, stores))
+            yield from self._search(labels_N, self._known(parts, stores))
         if config.gradients.scoring == "shortlist":
             yield from self._shortlist()
         if self._watched is None:
@@ -110,7 +101,11 @@ class SelectionRun:
             yield from self._audit(drawn)
         else:  # what was audited was paid from the budget
             drawn = self._table("search", AUDIT)
-        self._finish(labels, drawn)
+        ending = Ending(
+            config, folder, self._emit, self._pool, self._target, self._log, self._usable_N, self._labels_N,
+            self.bank.subtasks, self._choosing(), self._watched, tuple(self.workers),
+        )  # fmt: skip
+        ending.write(drawn)
 
     def close(self) -> None:
         """Close the files; what was told is on disk."""
@@ -137,11 +132,12 @@ class SelectionRun:
         config = self.config
         ranked = self._table("stored", "search", "pool", "shortlist")
         wanted = config.selection.size(int(self._usable_N.sum()))
-        rewards = [target.of(ranked).reward_B for target in self.targets]
-        if len(rewards) > 1:
-            rewards.append(joint_rewards(ranked, self.targets, config.selection.joint))
-        factor, cap = config.gradients.shortlist, config.selection.max_per_source
-        listed = [shortlist(ranked, reward_B, self._pool, wanted, factor, cap) for reward_B in rewards]
+        choosing = self._choosing()
+        values = [*choosing.values_BM(ranked).T, choosing.joint_B(ranked)]
+        factor, groups = config.gradients.shortlist, choosing.groups
+        listed = [
+            shortlist(ranked, values_B, self._pool, wanted, factor, config.selection, groups) for values_B in values
+        ]
         if len(together := np.unique(np.concatenate(listed))):
             yield from self._score("shortlist", together)
 
@@ -155,7 +151,19 @@ class SelectionRun:
             store.write(self._log.sketches(), self._table("pool").failures)
         return store
 
+    def _choosing(self, undrawn: IntArray | None = None) -> Choosing:
+        """Fit what is ranked by to everything drawn: all but `undrawn`, or all that is logged."""
+        groups = pool_groups(self.config, self._pool, self._labels_N, read_gates(self.folder))
+        return Choosing.of_log(self.config, self._pool, self.targets, self._log, groups, undrawn)
+
     def _cluster(self, store: FeatureStore | None) -> Clusters:
+        clusters = self._clusters(store)
+        self._labels_N = clusters.labels_N
+        if self.config.selection.caps.cluster is not None:
+            check_caps(self.config, self._choosing().groups, np.flatnonzero(self._usable_N))
+        return clusters
+
+    def _clusters(self, store: FeatureStore | None) -> Clusters:
         for failure in () if store is None else store.failures():
             self._usable_N[failure.sample] = False
             self._note(f"pool: excluded {self._pool.ids[failure.sample]}: no features ({failure.reason})")
@@ -190,8 +198,7 @@ class SelectionRun:
             if failures := store.failures():
                 reasons = ", ".join(sorted({failure.reason for failure in failures}))
                 self._note(f"{part.name}: {len(failures)} samples count as average ({part.features.kind}: {reasons})")
-        unseen = len(feature_parts(self.config.features)) - len(parts)
-        if parts and unseen:  # clusters that are brought take the place of all features, as was asked for
+        if unseen := len(feature_parts(self.config.features)) - len(parts):
             self._note(f"features: {unseen} of them are not computed: only the predictive allocator sees several")
 
     def _whole_pool(self) -> Iterator[Stage]:
@@ -236,7 +243,9 @@ class SelectionRun:
             chosen, total = watched.audit(look)
             if len(chosen):
                 yield from self._score(AUDIT, chosen, total)
-            enough = watched.judge(look, self._table("search", AUDIT), self.targets)
+            table = self._table("search", AUDIT)
+            choosing = self._choosing(search.undrawn())  # a resumed run has scores of later rounds already
+            enough = watched.judge(look, table.samples_B, choosing.values_BM(table))
             self._emit(Looked(**watched.results[-1].model_dump(), asked=until.recall))
             if enough:
                 return
@@ -248,7 +257,9 @@ class SelectionRun:
     def _audit(self, drawn: ScoreTable) -> Iterator[Stage]:
         if self.config.gradients.scoring == "shortlist" and self.config.audit.samples == "auto":
             return
-        chosen = audit.choose(self._undrawn(drawn), int(self._usable_N.sum()), self.config.audit, self._streams.audit)
+        chosen = audit.choose(
+            undrawn(self._usable_N, drawn), int(self._usable_N.sum()), self.config.audit, self._streams.audit
+        )
         if len(chosen):
             yield from self._score(AUDIT, chosen)
 
@@ -269,95 +280,6 @@ class SelectionRun:
         self._emit(StageStarted(stage=name, total=total, done=done))
         yield build()
         self._emit(StageFinished(stage=name))
-
-    def _undrawn(self, drawn: ScoreTable) -> IntArray:
-        left_N = self._usable_N.copy()
-        left_N[drawn.samples_B] = False
-        left_N[[failure.sample for failure in drawn.failures]] = False
-        return np.flatnonzero(left_N)
-
-    def _finish(self, labels_N: Labels | None, drawn: ScoreTable) -> None:
-        config, pool, everything = self.config, self._pool, self._table(*STAGES)
-        for failure in everything.failures:
-            self._note(f"pool: excluded {pool.ids[failure.sample]}: {failure.reason} {failure.detail}".rstrip())
-        if not len(drawn.samples_B):
-            raise DataError("every scored sample failed: see the notes in events.jsonl")
-        usable = int(self._usable_N.sum())
-        ids, sources = pool.ids.take(drawn.samples_B), pool.sources.take(drawn.samples_B)
-        wanted = config.selection.size(usable)
-        if wanted > len(drawn.samples_B):  # the budget sufficed, but samples failed
-            self._note(
-                f"{len(drawn.samples_B)} samples are selected instead of {wanted}: the others could not be scored"
-            )
-            wanted = len(drawn.samples_B)
-        asked = config.selection.model_copy(update={"share": None, "count": wanted})
-        exact = config.gradients.scoring != "sketch"
-        exact_B = ~everything.reused_B & exact
-        subtasks, targets, joint = self.bank.subtasks, self.targets, config.selection.joint
-        subset = select(drawn.samples_B, joint_rewards(drawn, targets, joint), ids, sources, asked, usable)
-        own = [select(drawn.samples_B, t.of(drawn).reward_B, ids, sources, asked, usable) for t in targets]
-        scale = Scale.of(rewards_BM(drawn, targets))
-        shared = [SharedScores.of(t, targets, own, scale) if config.targets else None for t in (everything, drawn)]
-        write_scores(self.folder.scores_file, pool, everything, exact_B, subtasks, labels_N, subset, shared[0])
-        reader = read_rows(config.pool)
-        rows = reader.raw(subset.samples_B.tolist())
-        write_selection(self.folder.selection_file, rows, pool, drawn, exact, subtasks, labels_N, subset, shared[1])
-        for target, chosen in zip(targets, own, strict=True) if config.targets else ():
-            path, rows = self.folder.selection_file_of(target.name), reader.raw(chosen.samples_B.tolist())
-            write_selection(path, rows, pool, target.of(drawn), exact, target.subtasks, labels_N, chosen)
-            self.folder.replica.put(path)
-        cost = run_costs(self.folder, self._log, pool, self._usable_N)
-        summary = summarise(
-            self.folder.name,
-            pool,
-            self._target,
-            subtasks,
-            labels_N,
-            drawn,
-            everything,
-            exact_B,
-            subset,
-            None if config.targets else self._recall(drawn, len(subset)),
-            tuple(self._outcome(*each, subset, drawn) for each in zip(targets, own, strict=True) if config.targets),
-            cost,
-            self.workers,
-            gated.counts if (gated := read_gates(self.folder)) is not None else (),
-            None if self._watched is None else self._watched.result(),
-        )
-        for path in (self.folder.scores_file, self.folder.selection_file):
-            self.folder.replica.put(path)
-        found = Evidence(config, pool, self._target, labels_N, drawn, everything, subset, cost, summary)
-        write_report(self.folder, keep_view(self.folder, finished_view(self.folder, found, reader.raw)))
-        write_atomically(self.folder.summary_file, summary.model_dump_json(indent=1) + "\n")
-        self.folder.replica.put(self.folder.summary_file)
-        self._emit(Finished(selected=len(subset), scored=len(drawn.samples_B)))
-
-    def _outcome(
-        self, target: TargetColumns, chosen: SelectedSubset, subset: SelectedSubset, drawn: ScoreTable
-    ) -> TargetOutcome:
-        return TargetOutcome(
-            name=target.name,
-            weight=target.weight,
-            subtasks=target.subtasks,
-            selected=len(chosen),
-            threshold=chosen.threshold,
-            in_joint=int(np.isin(chosen.samples_B, subset.samples_B).sum()),
-            audit=recall_of(self._recall(drawn, len(chosen), target)),
-        )
-
-    def _recall(self, drawn: ScoreTable, k: int, target: TargetColumns | None = None) -> audit.AuditEstimate | None:
-        """Estimate how much of the top k was drawn: for one target of several, by its rewards."""
-        if self._watched is not None:
-            names = [each.name for each in self.targets]
-            return self._watched.estimate(0 if target is None else names.index(target.name))
-        undrawn, audited = self._undrawn(drawn), self._table(AUDIT)
-        if target is not None:
-            drawn, audited = target.of(drawn), target.of(audited)
-        failed = len(audited.failures)
-        rewards = np.concatenate([audited.reward_B, np.full(failed, np.nan)])
-        if len(undrawn) and not len(rewards):
-            return None
-        return audit.estimate(drawn.reward_B, rewards, len(undrawn), k, self.config.audit.confidence)
 
     def _table(self, *stages: str) -> ScoreTable:
         return ScoreTable.of(self._log, len(self.bank.subtasks), stages)

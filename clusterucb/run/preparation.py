@@ -20,10 +20,11 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import ConfigError, DataError
 from clusterucb.features.clustering import resolve_k
 from clusterucb.run.brought_clusters import bring_earlier
+from clusterucb.run.choosing import check_caps, pool_groups
 from clusterucb.run.feature_parts import parts_in_use
 from clusterucb.run.feature_preparation import check_parts, prepare_parts, tokenise_parts
 from clusterucb.run.gating import NAME as GATES
-from clusterucb.run.gating import gate, kept, read_gates
+from clusterucb.run.gating import Gated, gate, kept, read_gates
 from clusterucb.run.kept_sketches import check_store
 from clusterucb.run.lease import Lease, in_use
 from clusterucb.run.prepared import target_subtasks
@@ -83,7 +84,7 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
         with _alone(folder, (*_stores(config), *own), progress) as watched:
             prepared = _gated(config, folder, watched, _tokenise_both(config, folder, watched, claim))
             notes = tokenise_parts(config, folder, watched)
-        check_sizes(config, prepared.pool, prepared.target)
+        check_sizes(config, prepared.pool, prepared.target, read_gates(folder))
         check_positions(config, shape.max_positions, prepared)
         bring_earlier(config, prepared.pool, tuple(target_subtasks(prepared.target)), folder)
         prepare_parts(config, shares, prepared.pool, folder)
@@ -170,7 +171,7 @@ def _notes(name: str, store: TokenStore) -> list[str]:
     return notes
 
 
-def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None:
+def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore, gated: Gated | None) -> None:
     """Refuse budgets, cluster counts and selections that the pool cannot carry."""
     usable = int(pool.usable_N.sum())
     if usable == 0:
@@ -194,7 +195,7 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
             f"the selection of {config.selection.size(usable)} samples exceeds what is scored ({budget} of {usable}): "
             f"lower selection.count or raise search.budget ({config.search.budget:g})"
         )
-    _check_sources(config, pool, usable)
+    check_caps(config, pool_groups(config, pool, None, gated), np.flatnonzero(pool.usable_N))
     if not _clustered(config) or config.clusters.path is not None:
         return
     k = resolve_k(config.clusters, usable, config.search.budget)
@@ -204,19 +205,9 @@ def check_sizes(config: RunConfig, pool: TokenStore, target: TokenStore) -> None
             f"search.budget ({config.search.budget:g}) buys {budget} of {usable} samples, but the cold start of {k} "
             f"clusters draws at least {least}: lower clusters.k, lower search.cold_start_min or raise search.budget"
         )
-
-
-def _check_sources(config: RunConfig, pool: TokenStore, usable: int) -> None:
-    """Refuse a cap on sources that could not be kept even if everything were scored."""
-    share = config.selection.max_per_source
-    if share is None:
-        return
-    codes_N, names = pool.sources.codes()
-    count = config.selection.size(usable)
-    cap, sizes = max(1, int(share * count + 1e-9)), np.bincount(codes_N[pool.usable_N])
-    allowed = int(np.minimum(sizes, cap).sum())
-    if allowed < count:
+    cap, count = config.selection.caps.cluster, config.selection.size(usable)
+    if cap is not None and (allowed := k * cap.limit(count)) < count:
         raise ConfigError(
-            f"selection.max_per_source ({share:g}) allows {allowed} of the {count} samples asked for from {len(names)} "
-            f"sources: raise it or lower the selection"
+            f"selection.caps.cluster ({cap.limit(count)} of a cluster) allows {allowed} of the {count} samples asked "
+            f"for from {k} clusters: raise it, raise clusters.k or lower the selection"
         )

@@ -41,8 +41,11 @@ class ScoreTable:
     @property
     def computed(self) -> "ScoreTable":
         """The samples whose gradients this run took."""
-        kept = ~self.reused_B
-        columns = {name: getattr(self, name)[kept] for name in self.__slots__ if name != "failures"}
+        return self.where(~self.reused_B)
+
+    def where(self, kept_B: npt.NDArray[np.bool_]) -> "ScoreTable":
+        """Return some of the scored samples."""
+        columns = {name: getattr(self, name)[kept_B] for name in self.__slots__ if name != "failures"}
         return ScoreTable(**columns, failures=self.failures)
 
     @classmethod

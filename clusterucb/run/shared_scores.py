@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from clusterucb.joint import How, Scale, joint_scores, served
+from clusterucb.joint import Scale, served
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.target_columns import TargetColumns
 from clusterucb.selection import SelectedSubset
@@ -63,10 +63,3 @@ class SharedScores:
 def rewards_BM(table: ScoreTable, targets: Sequence[TargetColumns]) -> npt.NDArray[np.float64]:
     """Return what each sample is worth to each target."""
     return np.stack([target.of(table).reward_B for target in targets], axis=1)
-
-
-def joint_rewards(table: ScoreTable, targets: Sequence[TargetColumns], how: How) -> npt.NDArray[np.float64]:
-    """Return what the joint selection goes by: of one target its rewards."""
-    if len(targets) == 1:
-        return table.reward_B
-    return joint_scores(rewards_BM(table, targets), [target.weight for target in targets], how)

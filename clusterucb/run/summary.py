@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_table import ScoreTable
 from clusterucb.run.until_result import UntilResult
 from clusterucb.selection import SelectedSubset
+from clusterucb.selection.length_bias import STRONG, Quantiles, rank_correlation
 from clusterucb.types import IntArray, WorkerInfo
 
 
@@ -32,11 +34,41 @@ class Share(_Part):
     selected: int
 
 
-class Lengths(_Part):
-    """Median label tokens: gradient influence is known to favour short answers, so look at it."""
+class LengthQuantiles(_Part):
+    """Of answers, in tokens with loss."""
 
-    pool: float
-    selected: float
+    p10: float
+    p25: float
+    median: float
+    p75: float
+    p90: float
+
+
+class Lengths(_Part):
+    """How long the answers are: gradient influence is known to favour short ones, so every run looks at it."""
+
+    pool: LengthQuantiles
+    scored: LengthQuantiles
+    selected: LengthQuantiles | None
+    """None where nothing is selected yet."""
+    rank_correlation: float | None
+    """Spearman's, of influence and answer length over what was scored; None where one of them does not vary."""
+    strong: bool
+    """Whether it is 0.3 or more either way."""
+
+
+class CapOutcome(_Part):
+    """What one of `selection.caps` did."""
+
+    cap: str
+    limit: int
+    """Samples that one group may have."""
+    full: int
+    """Groups that have as many."""
+    left_out: int
+    """Samples passed over because their group was full, of those that rank above the last one taken."""
+    most: tuple[tuple[str, int], ...]
+    """Groups with the most of these, at most five."""
 
 
 class Recall(_Part):
@@ -60,6 +92,8 @@ class TargetOutcome(_Part):
     in_joint: int
     """Of these, how many the joint selection has too."""
     audit: Recall | None
+    caps: tuple[CapOutcome, ...] = ()
+    label_tokens: Lengths
 
 
 class Gradients(_Part):
@@ -95,6 +129,9 @@ class Summary(_Part):
     subtasks: tuple[str, ...]
     scored: int
     selected: int
+    asked: int
+    """Samples that were to be selected: more than `selected` where the caps leave fewer."""
+    caps: tuple[CapOutcome, ...] = ()
     threshold: float
     by_source: tuple[Share, ...]
     by_cluster: tuple[Share, ...]
@@ -143,6 +180,28 @@ def recall_of(audit: AuditEstimate | None) -> Recall | None:
     )
 
 
+def cap_uses(subset: SelectedSubset) -> tuple[CapOutcome, ...]:
+    """Put what the caps did into the summary's form."""
+    return tuple(CapOutcome(**asdict(use)) for use in subset.caps)
+
+
+def lengths_of(pool: TokenStore, scored: ScoreTable, chosen: IntArray) -> Lengths:
+    """Look at the answers' lengths in the pool, among the scored and the selected."""
+    lengths_N = pool.label_counts_N
+
+    def quantiles(lengths: IntArray) -> LengthQuantiles:
+        return LengthQuantiles(**asdict(Quantiles.of(lengths)))
+
+    correlation = rank_correlation(scored.reward_B, lengths_N[scored.samples_B])
+    return Lengths(
+        pool=quantiles(lengths_N[pool.usable_N]),
+        scored=quantiles(lengths_N[scored.samples_B]),
+        selected=quantiles(lengths_N[chosen]) if len(chosen) else None,
+        rank_correlation=correlation,
+        strong=correlation is not None and abs(correlation) >= STRONG,
+    )
+
+
 def summarise(
     run: str,
     pool: TokenStore,
@@ -178,13 +237,12 @@ def summarise(
         subtasks=subtasks,
         scored=len(drawn.samples_B),
         selected=len(subset),
+        asked=subset.asked or len(subset),
+        caps=cap_uses(subset),
         threshold=subset.threshold,
         by_source=composition(*pool.sources.codes(), drawn.samples_B, subset.samples_B),
         by_cluster=clusters,
-        label_tokens=Lengths(
-            pool=float(np.median(pool.label_counts_N[pool.usable_N])),
-            selected=float(np.median(pool.label_counts_N[subset.samples_B])),
-        ),
+        label_tokens=lengths_of(pool, drawn, subset.samples_B),
         audit=recall_of(audit),
         targets=targets,
         gradients=Gradients(

@@ -4,19 +4,19 @@ Invariant: which samples a look audits follows from configuration, seed and the 
 never told to the search, except of samples that the search draws later, which are then not computed again.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from clusterucb.audit import AuditEstimate
 from clusterucb.config import Until
-from clusterucb.run.score_table import ScoreTable
-from clusterucb.run.target_columns import TargetColumns
 from clusterucb.run.until_result import LookResult, UntilResult
 from clusterucb.search import Search
 from clusterucb.types import IntArray
 from clusterucb.until import Certificate, Look, audited_at, certify, least_audit, looks_of, order_of
+
+Real = npt.NDArray[np.float64]
 
 
 @dataclass(eq=False)
@@ -56,17 +56,17 @@ class WatchedSearch:
         self._audited = np.union1d(before, self._now)
         return np.setdiff1d(self._now, before), len(self._audited)
 
-    def judge(self, look: Look, table: ScoreTable, targets: Sequence[TargetColumns]) -> bool:
-        """Certify what a look allows, from everything scored; return whether the search may stop."""
+    def judge(self, look: Look, samples_B: IntArray, values_BM: Real) -> bool:
+        """Certify what a look allows, from everything scored and what it is ranked by for each target; return whether
+        the search may stop."""
         undrawn = self.search.undrawn()
-        drawn_B = ~np.isin(table.samples_B, undrawn)
-        audited_B = np.isin(table.samples_B, self._now)
+        drawn_B = ~np.isin(samples_B, undrawn)
+        audited_B = np.isin(samples_B, self._now)
         failed = np.full(len(self._now) - int(audited_B.sum()), np.nan)
         certificates: list[Certificate] = []
-        for target in targets:
-            rewards_B = target.of(table).reward_B
-            audited = np.concatenate((rewards_B[audited_B], failed))
-            certificates.append(certify(rewards_B[drawn_B], audited, len(undrawn), self.k, look.error))
+        for values_B in values_BM.T:
+            audited = np.concatenate((values_B[audited_B], failed))
+            certificates.append(certify(values_B[drawn_B], audited, len(undrawn), self.k, look.error))
         self._certificates = tuple(certificates)
         recall, low = (min(getattr(each, name) for each in certificates) for name in ("recall", "low"))
         self.results.append(LookResult(drawn=int(drawn_B.sum()), audited=len(self._now), recall=recall, low=low))

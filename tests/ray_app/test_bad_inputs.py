@@ -304,8 +304,8 @@ CASES = [
     Case("selection above budget", ("selection.count=9",), ("selection of 9", "selection.count", "search.budget")),
     Case(
         "cap that no selection keeps",
-        ("selection.count=8", "selection.max_per_source=0.5"),
-        ("selection.max_per_source (0.5)", "4 of the 8", "raise it"),
+        ("selection.count=8", "selection.caps.source.share=0.5"),
+        ("selection.caps.source (4 of a group)", "4 of the 8", "raise it"),
     ),
     Case("no such block", ("features.layer=3",), ("features.layer is 3", "blocks 1 to 2")),
     Case(

@@ -10,11 +10,14 @@ from chaos import Run, chaos_in, disturb, judge, undisturbed
 pytestmark = pytest.mark.ray
 
 
+FAULTS = ["worker killed", "coordinator killed", "driver killed", "node killed", "disk full"]
+
+
 @pytest.mark.timeout(600)
-def test_a_disturbed_run_ends_with_the_same_bytes_and_without_the_poison(tmp_path: Path):
-    faults = ["worker killed", "coordinator killed", "driver killed", "node killed", "disk full"]
+@pytest.mark.parametrize(("wishes", "faults"), [(False, FAULTS), (True, FAULTS[:2])])
+def test_a_disturbed_run_ends_with_the_same_bytes_and_without_the_poison(tmp_path: Path, wishes, faults):
     quick = {"workers": {"count": 2, "attempts": 1}}
-    with chaos_in(tmp_path / "cluster", poison=1, rows=240, changes=quick) as chaos:
+    with chaos_in(tmp_path / "cluster", poison=1, rows=240, changes=quick, wishes=wishes) as chaos:
         expected = undisturbed(chaos, tmp_path / "undisturbed" / "run")
         run = Run(chaos, tmp_path / "disturbed" / "run")
         run.path.parent.mkdir()

@@ -11,7 +11,7 @@ from clusterucb.data.tokens import TokenStore
 from clusterucb.run.costs import CostLedger
 from clusterucb.run.prepared import target_subtasks
 from clusterucb.run.score_table import ScoreTable
-from clusterucb.run.summary import Share, Summary, composition
+from clusterucb.run.summary import Share, Summary, composition, lengths_of
 from clusterucb.run.view.arms import Labels, search_view, shortened
 from clusterucb.run.view.histograms import counts, length_edges, median, value_edges
 from clusterucb.run.view.model import (
@@ -75,6 +75,7 @@ def build_view(run: str, setup: Setup, progress: Progress, found: Evidence | Non
         cost=found.cost,
         audit=summary.audit if summary else None,
         targets=summary.targets if summary else (),
+        caps=summary.caps if summary else (),
         workers=summary.workers if summary else (),
     )
     if not len(drawn.samples_B):
@@ -91,7 +92,7 @@ def build_view(run: str, setup: Setup, progress: Progress, found: Evidence | Non
             "influence": _influence(found, selected_B, usable),
             "search": search_view(drawn, selected_B, found.labels_N, codes_N, sources, limit),
             "composition": _composition(by_source),
-            "lengths": _lengths(pool, usable_N, drawn.samples_B, chosen),
+            "lengths": _lengths(pool, usable_N, drawn, chosen),
             "samples": samples_view(pool, found.everything, chosen, subtasks, found.labels_N, texts),
         }
     )
@@ -102,6 +103,7 @@ def _influence(found: Evidence, selected_B: npt.NDArray[np.bool_], usable: int) 
     audited_B = found.everything.reward_B[found.everything.stage_B == "audit"]
     edges = value_edges(everything_B)
     median_drawn = median(drawn_B)
+    by_influence = not found.config.targets and found.config.selection.normalise.kind == "none"
     assert median_drawn is not None, "nothing was drawn"
     return Influence(
         histogram=Histogram(
@@ -111,15 +113,15 @@ def _influence(found: Evidence, selected_B: npt.NDArray[np.bool_], usable: int) 
             selected=counts(drawn_B[selected_B], edges),
             audited=counts(audited_B, edges) if len(audited_B) else None,
         ),
-        threshold=None if found.subset is None or found.config.targets else found.subset.threshold,
+        threshold=None if found.subset is None or not by_influence else found.subset.threshold,
         drawn_median=median_drawn,
         selected_median=median(drawn_B[selected_B]),
         undrawn=usable - len(found.drawn.samples_B) - len(found.drawn.failures),
     )
 
 
-def _lengths(pool: TokenStore, usable_N: npt.NDArray[np.bool_], drawn: IntArray, chosen: IntArray) -> Lengths:
-    lengths_N, labels_N = pool.lengths_N, pool.label_counts_N
+def _lengths(pool: TokenStore, usable_N: npt.NDArray[np.bool_], table: ScoreTable, chosen: IntArray) -> Lengths:
+    lengths_N, drawn = pool.lengths_N, table.samples_B
     edges = length_edges(lengths_N[usable_N])
     return Lengths(
         histogram=Histogram(
@@ -131,9 +133,7 @@ def _lengths(pool: TokenStore, usable_N: npt.NDArray[np.bool_], drawn: IntArray,
         pool_median=median(lengths_N[usable_N]) or 0.0,
         drawn_median=median(lengths_N[drawn]) or 0.0,
         selected_median=median(lengths_N[chosen]),
-        pool_label_median=median(labels_N[usable_N]) or 0.0,
-        drawn_label_median=median(labels_N[drawn]) or 0.0,
-        selected_label_median=median(labels_N[chosen]),
+        answers=lengths_of(pool, table, chosen),
     )
 
 

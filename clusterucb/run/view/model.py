@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from clusterucb.run.costs import CostLedger
-from clusterucb.run.summary import Recall, Share, TargetOutcome, WorkerUse
+from clusterucb.run.summary import CapOutcome, Recall, Share, TargetOutcome, WorkerUse
+from clusterucb.run.summary import Lengths as AnswerLengths
 
-FORMAT = 1
+FORMAT = 2
 """Of the model; a view that was kept in another format is made anew."""
 
 State = Literal["prepared", "running", "finished", "failed", "cancelled"]
@@ -92,7 +93,8 @@ class Influence(_Part):
 
     histogram: Histogram
     threshold: float | None
-    """The smallest influence selected; null with several targets, whose joint selection goes by another score."""
+    """The smallest influence selected; null where the selection goes by another score: that of several targets, or
+    influence as corrected."""
     drawn_median: float
     selected_median: float | None
     undrawn: int
@@ -106,9 +108,8 @@ class Lengths(_Part):
     pool_median: float
     drawn_median: float
     selected_median: float | None
-    pool_label_median: float
-    drawn_label_median: float
-    selected_label_median: float | None
+    answers: AnswerLengths
+    """Of the tokens with loss, and whether influence goes by them."""
 
 
 class Round(_Part):
@@ -234,5 +235,7 @@ class RunView(_Part):
     audit: Recall | None = None
     targets: tuple[TargetOutcome, ...] = ()
     """Of several targets, what was selected for each alone, and its recall."""
+    caps: tuple[CapOutcome, ...] = ()
+    """What the caps left out, once the run is over."""
     workers: tuple[WorkerUse, ...] = ()
     samples: Samples | None = None

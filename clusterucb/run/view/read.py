@@ -4,24 +4,31 @@ A finished run keeps its view in `state/view.json`, for nothing of it will chang
 journal of scores, which costs a pass over that.
 """
 
+# pyarrow is typed only in part: what it leaves unknown is not ours to declare.
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false
+
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from clusterucb.config import RunConfig
+from clusterucb.config.choice import NoDiversity
 from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore
-from clusterucb.errors import ConfigError, DataError, RunFolderError
+from clusterucb.errors import DataError, RunFolderError
+from clusterucb.run.choosing import Choosing, pool_groups
 from clusterucb.run.costs import run_costs
 from clusterucb.run.disk import write_atomically
+from clusterucb.run.gating import read_gates
 from clusterucb.run.prepared import open_prepared, target_subtasks
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import STAGES, ScoreArchive
 from clusterucb.run.score_table import ScoreTable
-from clusterucb.run.shared_scores import joint_rewards
 from clusterucb.run.summary import read_summary
 from clusterucb.run.target_columns import target_columns
 from clusterucb.run.view.arms import Labels
@@ -30,7 +37,7 @@ from clusterucb.run.view.model import FORMAT, RunView
 from clusterucb.run.view.progress import ProgressSoFar
 from clusterucb.run.view.samples import Texts
 from clusterucb.run.view.setup import read_setup
-from clusterucb.selection import SelectedSubset, select
+from clusterucb.selection import SelectedSubset
 
 
 def view_file(folder: RunFolder) -> Path:
@@ -106,10 +113,22 @@ class RunViews:
             labels_N=self._labels_N,
             drawn=drawn,
             everything=ScoreTable.of(archive, len(subtasks), STAGES),
-            subset=_selected(config, pool, subtasks, drawn, finished),
+            subset=_written(folder, pool) if finished else self._selected(archive, subtasks, drawn),
             cost=summary.cost if summary else run_costs(folder, archive, pool, pool.usable_N),
             summary=summary,
         )
+
+    def _selected(self, archive: ScoreArchive, subtasks: Sequence[str], drawn: ScoreTable) -> SelectedSubset | None:
+        """Select from what is drawn: what would be selected if the run ended now, but for its diversity."""
+        assert self._prepared is not None
+        config, pool, count = self._config, self._prepared[0], len(drawn.samples_B)
+        if not count:
+            return None
+        size = min(config.selection.size(int(pool.usable_N.sum())), count)
+        asked = config.selection.model_copy(update={"share": None, "count": size, "diversity": NoDiversity()})
+        groups = pool_groups(config, pool, self._labels_N, read_gates(self._folder))
+        choosing = Choosing.of_log(config, pool, target_columns(config, subtasks), archive, groups)
+        return choosing.select(drawn, choosing.joint_B(drawn), asked, count)
 
 
 def _kept(folder: RunFolder) -> RunView | None:
@@ -135,22 +154,15 @@ def _archive(folder: RunFolder) -> ScoreArchive:
         return ScoreArchive(Path(apart))
 
 
-def _selected(
-    config: RunConfig, pool: TokenStore, subtasks: Sequence[str], drawn: ScoreTable, finished: bool
-) -> SelectedSubset | None:
-    """Select from what is drawn: what would be selected if the run ended now."""
-    usable, count = int(pool.usable_N.sum()), len(drawn.samples_B)
-    if not count:
-        return None
-    asked = config.selection.model_copy(update={"share": None, "count": min(config.selection.size(usable), count)})
-    rewards_B = joint_rewards(drawn, target_columns(config, subtasks), config.selection.joint)
-    ids, sources = pool.ids.take(drawn.samples_B), pool.sources.take(drawn.samples_B)
-    try:
-        return select(drawn.samples_B, rewards_B, ids, sources, asked, usable)
-    except ConfigError:  # too few of them under max_per_source, so far
-        if finished:
-            raise
-        return None
+def _written(folder: RunFolder, pool: TokenStore) -> SelectedSubset:
+    """Return the selection that a finished run wrote down."""
+    columns = ["id", "rank", "influence"]
+    table = (
+        pq.read_table(folder.bring(folder.scores_file), columns=columns).filter(pc.field("rank") > 0).sort_by("rank")
+    )
+    places = {name: sample for sample, name in enumerate(pool.ids)}
+    samples = [places[name] for name in table["id"].to_pylist()]
+    return SelectedSubset(np.asarray(samples, np.int64), table["influence"].to_numpy().astype(np.float64))
 
 
 def read_view(folder: RunFolder, texts: bool = False) -> RunView:

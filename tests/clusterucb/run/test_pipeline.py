@@ -110,7 +110,7 @@ def test_a_run_interrupted_after_every_few_jobs_ends_with_the_same_bytes(setting
         ["gradients.precondition.kind=plain", "gradients.modules=['model.layers.1.mlp.down_proj']"],
         ["features.kind=hidden", "features.layer=middle", "features.pooling=mean"],
         ["features.kind=output_gradient", "features.dim=128"],
-        ["selection.count=3", "selection.max_per_source=0.4", "audit.samples=0"],
+        ["selection.count=3", "selection.caps.source.share=0.4", "audit.samples=0"],
     ],
 )
 def test_every_configuration_runs_to_its_end(settings, tmp_path: Path, overrides: list[str]):

@@ -1,5 +1,6 @@
 """Whatever a crash leaves of a run's journals, resuming ends in the same bytes and computes only what is missing."""
 
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from full_disks import files_up_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selection_cases import config_of, result_of, small_selection
+from selection_cases import config_of, result_of, small_selection, write_rows
 
 from clusterucb.config import RunConfig
 from clusterucb.errors import RunFolderError
@@ -50,23 +51,73 @@ class Recording:
                             self.answers[key(job)] = worker.work(job.task, lambda: run.bank)
                     stage.tell_many([(job, self.answers[key(job)]) for job in jobs])
                     computed += len(jobs)
-                if worker is not None:
+                if worker is not None:  # of a stage that comes again the last time counts
                     self.moments[stage.name] = folder.path.with_name(f"before the end of {stage.name}")
+                    shutil.rmtree(self.moments[stage.name], ignore_errors=True)
                     shutil.copytree(folder.path, self.moments[stage.name])
         finally:
             run.close()
         return computed
 
 
+WISHES = {
+    "bandit": ("search.rounds.lag=1",),
+    "predicted until certain, for two": (
+        "search.allocator.kind=predictive",
+        "search.budget=0.8",
+        "search.until.recall=0.5",
+        "search.until.looks=5",
+        "selection.share=0.15",
+        "selection.joint=mean",
+        "selection.caps.source.share=0.5",
+        "selection.caps.near_duplicate.count=1",
+        "selection.normalise.kind=length_quantile",
+        "selection.normalise.buckets=3",
+        "selection.diversity.kind=facility_location",
+        "selection.diversity.dim=128",
+    ),
+    "predicted and diverse": (
+        "search.allocator.kind=predictive",
+        "search.rounds.lag=1",
+        "selection.caps.cluster.count=2",
+        "selection.normalise.kind=length_trend",
+        "selection.diversity.kind=log_determinant",
+    ),
+}
+"""What a run may ask for besides. Names with `for two` have several targets."""
+
+
+@pytest.fixture(scope="module", params=WISHES)
+def wished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """A run of each kind."""
+    return recorded(tmp_path_factory.mktemp("replay"), request.param)
+
+
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    place = tmp_path_factory.mktemp("replay")
-    config = config_of(small_selection(place), "search.rounds.lag=1")
+    return recorded(tmp_path_factory.mktemp("replay"), "bandit")
+
+
+def recorded(place: Path, name: str) -> Recording:
+    settings = small_selection(place)
+    if name.endswith("for two"):
+        birds = str(write_rows(place / "birds.jsonl", 6, ["birds", "code"], seed=3))
+        sums = {"name": "sums"} | settings.pop("target")
+        settings["targets"] = [sums, {"name": "birds", "path": birds, "subtask_field": "source", "weight": 2.0}]
+    config = config_of(settings, *WISHES[name])
     folder = RunFolder(place / "run")
     prepare(config, folder, lambda what, rows: None)
     recorded = Recording(config, folder)
     recorded.run(folder, Worker(config, torch.device("cpu")))
     return recorded
+
+
+def results_of(folder: RunFolder) -> dict[str, bytes]:
+    """Return all that must not depend on what happened: selections, scores, and what the summary says but for costs."""
+    files = sorted(folder.path.glob("selection*.jsonl"))
+    told = json.loads(folder.summary_file.read_text())
+    said = {key: value for key, value in told.items() if key not in ("run", "cost", "workers")}
+    return {path.name: path.read_bytes() for path in (*files, folder.scores_file)} | {"": json.dumps(said).encode()}
 
 
 def sizes(journal: Path) -> list[int]:
@@ -84,26 +135,28 @@ def scored_in(folder: RunFolder) -> int:
     return sum(1 for _ in read_records(folder.state / "scores.journal"))
 
 
-def test_every_prefix_of_the_scores_ends_in_the_same_bytes(recording: Recording, tmp_path: Path):
-    journal = recording.moments["audit"] / "state" / "scores.journal"
+def test_every_prefix_of_the_scores_ends_in_the_same_bytes(wished: Recording, tmp_path: Path):
+    recording, last = wished, "audit"
+    journal = recording.moments[last] / "state" / "scores.journal"
     ends = sizes(journal)
-    everything = scored_in(RunFolder(recording.moments["audit"]))
+    everything = scored_in(RunFolder(recording.moments[last]))
     assert len(ends) > 20
     for number, end in enumerate(ends):
-        folder = left_by_a_crash(recording, "audit", tmp_path / str(number))
+        folder = left_by_a_crash(recording, last, tmp_path / str(number))
         with (folder.state / "scores.journal").open("r+b") as file:
             file.truncate(end)
         there = scored_in(folder)
         assert recording.run(folder) == everything - there, f"journal of {end} bytes"
-        assert result_of(folder) == result_of(recording.folder), f"journal of {end} bytes"
+        assert results_of(folder) == results_of(recording.folder), f"journal of {end} bytes"
         shutil.rmtree(folder.path)
 
 
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_every_torn_end_of_the_scores_ends_in_the_same_bytes(
-    recording: Recording, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    wished: Recording, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ):
+    recording = wished
     folder = left_by_a_crash(recording, "audit", tmp_path_factory.mktemp("torn") / "run")
     journal, sketches = folder.state / "scores.journal", folder.state / "sketches.f16"
     ends = sizes(journal)
@@ -118,7 +171,7 @@ def test_every_torn_end_of_the_scores_ends_in_the_same_bytes(
     with sketches.open("r+b") as file:
         file.truncate(min(rows * 512 * 2 + spare, sketches.stat().st_size))
     recording.run(folder)
-    assert result_of(folder) == result_of(recording.folder)
+    assert results_of(folder) == results_of(recording.folder)
     shutil.rmtree(folder.path)
 
 

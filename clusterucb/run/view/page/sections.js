@@ -185,6 +185,9 @@ export function costSection() {
       { head: "Selected for it", number: true, cell: (target) => count(target.selected) },
       { head: "In the joint selection", number: true, cell: (target) => count(target.in_joint) },
       { head: "Threshold", number: true, cell: (target) => influenceOf(target.threshold) },
+      { head: "Passed over by caps", number: true, cell: (target) => count(target.caps.reduce((sum, cap) => sum + cap.left_out, 0)) },
+      { head: "Median answer", number: true, cell: ({ label_tokens: lengths }) => (lengths.selected ? count(lengths.selected.median) : "–") },
+      { head: "Influence with length", number: true, cell: ({ label_tokens: lengths }) => (lengths.rank_correlation === null ? "–" : lengths.rank_correlation.toFixed(2)) },
       { head: "Recall", number: true, cell: ({ audit }) => (audit ? `${percent(audit.recall)} (${percent(audit.low)} to ${percent(audit.high)})` : "–") },
     ],
   });
@@ -343,7 +346,18 @@ export function sourcesSection() {
       { head: "Lift", number: true, cell: (share) => times(share.lift) },
     ],
   });
-  const node = section("sources", "Sources", ["Where the selected samples come from, against the pool. ", term("lift", "Lift"), " above 1× means picked more often than at random."], h("div", { class: "pair" }, shares.node, rows.node));
+  const caps = table({
+    caption: "What the caps left out",
+    hideCaption: false,
+    columns: [
+      { head: "Cap", first: true, cell: (cap) => cap.cap.replaceAll("_", " ") },
+      { head: "Of a group", number: true, cell: (cap) => count(cap.limit) },
+      { head: "Full groups", number: true, cell: (cap) => count(cap.full) },
+      { head: "Better samples passed over", number: true, cell: (cap) => count(cap.left_out) },
+      { head: "Most of them from", wide: true, cell: (cap) => cap.most.map(([name, number]) => `${name} (${count(number)})`).join(", ") || "–" },
+    ],
+  });
+  const node = section("sources", "Sources", ["Where the selected samples come from, against the pool. ", term("lift", "Lift"), " above 1× means picked more often than at random."], h("div", { class: "pair" }, shares.node, rows.node), caps.node);
   return {
     node,
     title: "Sources",
@@ -351,6 +365,8 @@ export function sourcesSection() {
     update(view) {
       shares.update(view);
       rows.update(sourceShares(view));
+      caps.node.hidden = view.caps.length === 0;
+      caps.update(view.caps);
     },
   };
 }
@@ -363,18 +379,22 @@ export function lengthsSection() {
     draw: lengthsOptions,
   });
   const medians = table({
-    caption: "Median lengths in tokens",
+    caption: "Lengths in tokens: median of the samples, and of their answers the tenth, median and ninetieth of a hundred",
     hideCaption: false,
     columns: [
       { head: "Of", first: true, cell: (row) => row.name },
       { head: "Sample", number: true, cell: (row) => count(row.tokens) },
-      { head: "With loss", number: true, cell: (row) => count(row.labels) },
+      { head: "Short answer", number: true, cell: (row) => count(row.answers.p10) },
+      { head: "Answer", number: true, cell: (row) => count(row.answers.median) },
+      { head: "Long answer", number: true, cell: (row) => count(row.answers.p90) },
     ],
   });
+  const bias = h("p", { class: "lead" });
   const node = section(
     "lengths",
     "Lengths",
     ["Gradient influence is known to favour samples with few ", term("label tokens", "label tokens"), ": look whether the selection is much shorter than the pool."],
+    bias,
     lengths.node,
     medians.node,
   );
@@ -386,12 +406,19 @@ export function lengthsSection() {
       const found = view.lengths;
       lengths.update(view);
       medians.update([
-        { name: "Pool", tokens: found.pool_median, labels: found.pool_label_median },
-        { name: "Drawn", tokens: found.drawn_median, labels: found.drawn_label_median },
-        ...(found.selected_median === null ? [] : [{ name: "Selected", tokens: found.selected_median, labels: found.selected_label_median }]),
+        { name: "Pool", tokens: found.pool_median, answers: found.answers.pool },
+        { name: "Drawn", tokens: found.drawn_median, answers: found.answers.scored },
+        ...(found.answers.selected === null ? [] : [{ name: "Selected", tokens: found.selected_median, answers: found.answers.selected }]),
       ]);
+      bias.textContent = biasWords(found.answers);
     },
   };
+}
+
+function biasWords({ rank_correlation: correlation, strong }) {
+  if (correlation === null) return "All answers, or all influences, are the same: nothing goes by length.";
+  const words = `Rank correlation of influence with answer length, over what was drawn: ${correlation < 0 ? "−" : ""}${Math.abs(correlation).toFixed(2)}`;
+  return strong ? `${words}. That is strong: selection.normalise can correct for it.` : `${words}, which is weak.`;
 }
 
 export function samplesSection() {
@@ -405,7 +432,9 @@ export function samplesSection() {
     update(view) {
       words.textContent = view.provisional
         ? "The best so far. Texts are shown once the run has ended."
-        : "Read what was selected, and what just missed it: numbers alone have fooled many.";
+        : view.targets.length
+          ? `The joint selection of ${view.targets.map((target) => target.name).join(", ")}; each target's own is a file of its own. A sample's subtask begins with the name of its target.`
+          : "Read what was selected, and what just missed it: numbers alone have fooled many.";
       browser.update(view);
     },
   };
