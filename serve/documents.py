@@ -64,6 +64,34 @@ SELECTION_EXAMPLES: dict[str, Any] = {
             "label": "times tables",
         },
     },
+    "several": {
+        "summary": "Two targets that share a budget, until enough is found of each",
+        "value": {
+            "pool": "lessons",
+            "checkpoint": "smollm2-135m",
+            "targets": [
+                {"name": "arithmetic", "weight": 2.0},
+                {"name": "mine", "rows": [{"messages": CHAT}]},
+            ],
+            "search": {"budget": 0.4, "until": {"recall": 0.8}},
+            "selection": {"share": 0.05, "joint": "round_robin"},
+        },
+    },
+    "chosen": {
+        "summary": "Near-copies, sources, lengths and diversity",
+        "value": {
+            "pool": "lessons",
+            "checkpoint": "smollm2-135m",
+            "target": "arithmetic",
+            "gates": {"near": {"policy": "report", "threshold": 0.7}},
+            "selection": {
+                "share": 0.05,
+                "caps": {"source": {"share": 0.5}, "near_duplicate": {"count": 1}},
+                "normalise": {"kind": "length_quantile", "buckets": 4},
+                "diversity": {"kind": "facility_location", "quality": 0.6},
+            },
+        },
+    },
 }
 SCORE_EXAMPLES: dict[str, Any] = {
     "two": {
@@ -119,6 +147,8 @@ def _name(document: dict[str, Any], catalogue: Catalogue) -> None:
             for example in content.get("examples", {}).values():
                 named = {field: name for field, name in firsts.items() if isinstance(example["value"].get(field), str)}
                 example["value"] = example["value"] | named
+                for asked in example["value"].get("targets", ()) if "target" in firsts else ():
+                    asked |= {} if "rows" in asked else {"name": firsts["target"]}
 
 
 def _require_kinds(schemas: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def _paths(config: ServiceConfig) -> Iterator[tuple[str, str]]:
         if where is not None:
             yield where, "<service>"
     yield str(Path.home()), "<home>"
-    for name, rows in (*known.pools.items(), *known.targets.items()):
+    for name, rows in (*known.pools.items(), *known.targets.items(), *known.held_out.items()):
         yield rows.path, f"<{name}>"
     for name, checkpoint in known.checkpoints.items():
         for path in (checkpoint.model.base, checkpoint.model.adapter, checkpoint.model.moments):

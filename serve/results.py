@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
+from clusterucb.config import Name
 from clusterucb.run.run_folder import RunFolder
 from ray_app.service.records import RunRecord
 from ray_app.service.refusals import Conflict, NotFound
@@ -60,22 +61,33 @@ async def get_result(
     ] = "rows",
     first: Annotated[int | None, Query(ge=1, le=2**53, description="First rank, counted from 1.")] = None,
     last: Annotated[int | None, Query(ge=1, le=2**53, description="Last rank.")] = None,
+    target: Annotated[
+        Name | None,
+        Query(description="Of several targets, the one whose own selection to give; the joint one where left out."),
+    ] = None,
     accept: Annotated[str, Header(description=f"{JSONL} or {PARQUET}.")] = "*/*",
 ) -> Response:
-    """Give the result of a finished run: `selection.jsonl`, or `scores.parquet`; with ranks, only the selected ones."""
+    """Give the result of a finished run: `selection.jsonl`, or `scores.parquet`; with ranks, only the selected ones.
+
+    Of a run for several targets that is the joint selection, and with `target` that target's own.
+    """
+    if target is not None and target not in record.targets:
+        known = f"it has {', '.join(record.targets)}" if record.targets else "it has one target: leave target out"
+        raise Refused(422, f"target is {target!r}, and run {record.id} has no selection of that name: {known}")
     chosen = format or _accepted(accept)
     if first is not None and last is not None and last < first:
         raise Refused(422, f"last is {last} and first is {first}: give a last rank that is no smaller")
     folder = await _finished(record, context)
     whole = fields == "rows" and first is None and last is None
-    name = f"{record.id}.{chosen}"
+    name = f"{record.id}{'' if target is None else f'-{target}'}.{chosen}"
     if chosen == "jsonl":
-        file = await asyncio.to_thread(folder.bring, folder.selection_file)
+        path = folder.selection_file if target is None else folder.selection_file_of(target)
+        file = await asyncio.to_thread(folder.bring, path)
         return await _file(file, JSONL, name) if whole else _lines(file, first, last, fields == "ids", name)
     file = await asyncio.to_thread(folder.bring, folder.scores_file)
     if whole:
         return await _file(file, PARQUET, name)
-    table = await asyncio.to_thread(_scores, file, first, last, fields == "ids")
+    table = await asyncio.to_thread(_scores, file, first, last, fields == "ids", target)
     return Response(table, media_type=PARQUET, headers=_attachment(name))
 
 
@@ -161,12 +173,15 @@ def _ids_of(line: bytes) -> bytes:
     return (json.dumps({name: found[name] for name in _ID_COLUMNS}, ensure_ascii=False) + "\n").encode()
 
 
-def _scores(path: Path, first: int | None, last: int | None, ids: bool) -> bytes:
-    """Return a Parquet file of some ranks, or of everything scored."""
-    table = pq.read_table(path, columns=_ID_COLUMNS if ids else None)
+def _scores(path: Path, first: int | None, last: int | None, ids: bool, target: str | None) -> bytes:
+    """Return a Parquet file of some ranks, or of everything scored; ranks and ids' columns are those of the target."""
+    rank, *others = ["rank", "influence"] if target is None else [f"rank/{target}", f"influence/{target}"]
+    table = pq.read_table(path, columns=["id", rank, *others] if ids else None)
     if first is not None or last is not None:
-        ranks = pc.field("rank")
-        table = table.filter((ranks >= (first or 1)) & (ranks <= (last or LARGEST))).sort_by("rank")
+        ranks = pc.field(rank)
+        table = table.filter((ranks >= (first or 1)) & (ranks <= (last or LARGEST))).sort_by(rank)
+    if ids:
+        table = table.rename_columns(_ID_COLUMNS)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()

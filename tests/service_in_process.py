@@ -83,6 +83,7 @@ class InProcessBackend:
             pool=request.pool,
             checkpoint=request.checkpoint,
             target=target_name(request, config),
+            targets=tuple(target.name for target in config.targets),
             label=request.label,
             settings=settings_of(request),
             created=datetime.now(UTC),

@@ -20,8 +20,10 @@ class Wanted(TypedDict, total=False):
 
     pool: Required[str]
     checkpoint: Required[str]
-    target: Required[str | Sequence[Row] | dict[str, Any]]
-    """A name, or rows."""
+    target: str | Sequence[Row] | dict[str, Any] | None
+    """A name, or rows; `targets` where there are several."""
+    targets: Sequence[str | dict[str, Any]]
+    """Several that share one budget: names, or dicts of `name` and, as wanted, `rows`, `subtask_field` and `weight`."""
     subtask_field: str | None
     """Field of the rows that groups them in subtasks."""
     budget: float | None
@@ -33,6 +35,7 @@ class Wanted(TypedDict, total=False):
     count: int | None
     """`selection.count`."""
     tokens: dict[str, Any]
+    gates: dict[str, Any]
     features: dict[str, Any]
     clusters: dict[str, Any]
     search: dict[str, Any]
@@ -116,7 +119,11 @@ class Client:
 def selection_body(**wanted: Unpack[Wanted]) -> dict[str, Any]:
     """Return the body of a request for a selection."""
     body: dict[str, Any] = dict(wanted)
-    body["target"] = _target(wanted["target"], body.pop("subtask_field", None))
+    subtask_field = body.pop("subtask_field", None)
+    if (target := body.pop("target", None)) is not None:
+        body["target"] = _target(target, subtask_field)
+    if targets := body.pop("targets", ()):
+        body["targets"] = [{"name": target} if isinstance(target, str) else target for target in targets]
     allocator = body.pop("allocator", None)
     short = {
         "search": {

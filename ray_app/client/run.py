@@ -71,27 +71,34 @@ class Run:
         """Return its summary: composition, cost, audited recall."""
         return self._connection.ask("GET", f"{self._path}/summary").json()
 
-    def rows(self, first: int | None = None, last: int | None = None) -> Iterator[dict[str, Any]]:
-        """Yield the selected rows of some ranks, best first, as they stand in the pool."""
-        yield from self._lines("rows", first, last)
+    def rows(
+        self, first: int | None = None, last: int | None = None, target: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the selected rows of some ranks, best first, as they stand in the pool.
 
-    def ids(self, first: int | None = None, last: int | None = None) -> Iterator[dict[str, Any]]:
+        Of several targets those are of the joint selection, or with `target` of one's own.
+        """
+        yield from self._lines("rows", first, last, target)
+
+    def ids(
+        self, first: int | None = None, last: int | None = None, target: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Yield id, rank and influence of the selected rows of some ranks."""
-        yield from self._lines("ids", first, last)
+        yield from self._lines("ids", first, last, target)
 
-    def scores(self, first: int | None = None, last: int | None = None) -> pa.Table:
+    def scores(self, first: int | None = None, last: int | None = None, target: str | None = None) -> pa.Table:
         """Return everything scored as a table; with ranks, the selected ones among them."""
-        params = {"format": "parquet", "first": first, "last": last}
+        params = {"format": "parquet", "first": first, "last": last, "target": target}
         return pq.read_table(io.BytesIO(self._connection.ask("GET", f"{self._path}/result", params=params).content))
 
     def report(self) -> str:
         """Return its report, a page that stands alone."""
         return self._connection.ask("GET", f"{self._path}/report").text
 
-    def download(self, path: Path, format: Literal["jsonl", "parquet"] = "jsonl") -> Path:
-        """Write its `selection.jsonl` or `scores.parquet`, byte for byte, to a file."""
+    def download(self, path: Path, format: Literal["jsonl", "parquet"] = "jsonl", target: str | None = None) -> Path:
+        """Write its `selection.jsonl`, of several targets one's own, or `scores.parquet`, byte for byte, to a file."""
         with (
-            self._connection.stream(f"{self._path}/result", params={"format": format}) as answer,
+            self._connection.stream(f"{self._path}/result", params={"format": format, "target": target}) as answer,
             replacing(path) as beside,
             beside.open("wb") as file,
         ):
@@ -99,8 +106,8 @@ class Run:
                 file.write(chunk)
         return path
 
-    def _lines(self, fields: str, first: int | None, last: int | None) -> Iterator[dict[str, Any]]:
-        params = {"format": "jsonl", "fields": fields, "first": first, "last": last}
+    def _lines(self, fields: str, first: int | None, last: int | None, target: str | None) -> Iterator[dict[str, Any]]:
+        params = {"format": "jsonl", "fields": fields, "first": first, "last": last, "target": target}
         with self._connection.stream(f"{self._path}/result", params=params) as answer:
             for line in answer.iter_lines():
                 yield json.loads(line)

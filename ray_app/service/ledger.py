@@ -154,6 +154,7 @@ def record_of(asked: Asked, began: Began | None, ended: Ended | None) -> RunReco
         pool=asked.pool,
         checkpoint=asked.checkpoint,
         target=asked.target,
+        targets=tuple(target.name for target in asked.config.targets),
         label=asked.label,
         settings=asked.settings,
         created=asked.created,

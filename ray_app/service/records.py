@@ -63,7 +63,9 @@ class RunRecord(Record):
     pool: str
     checkpoint: str
     target: str
-    """A name, or `inline:` and the digest of the rows that were sent."""
+    """A name, or `inline:` and the digest of the rows that were sent; of several targets all names."""
+    targets: tuple[str, ...] = ()
+    """Names of several targets; each has a selection of its own."""
     label: str
     settings: dict[str, Any]
     """The other sections of the request, as they were asked for."""
@@ -87,7 +89,7 @@ class RunRecord(Record):
 
 def settings_of(request: SelectionRequest) -> dict[str, Any]:
     """Return what a record says of a request's sections: those that were set."""
-    named = {"pool", "checkpoint", "target", "label"}
+    named = {"pool", "checkpoint", "target", "targets", "label"}
     return request.model_dump(mode="json", exclude=named, exclude_unset=True)
 
 

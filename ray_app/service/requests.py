@@ -10,22 +10,24 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from clusterucb.config import (
     MOST_PARTS,
     Audit,
-    Clusters,
     GivenFeatures,
     HiddenFeatures,
     Name,
     OutputGradientFeatures,
-    Search,
     Section,
     Seed,
     Selection,
     Tokens,
 )
+from clusterucb.config.features import ClusterRules
+from clusterucb.config.gates import GateRules, HeldOutRules
+from clusterucb.config.search import SearchRules
 from clusterucb.data.messages import Role, parse_messages
 
 Text = Annotated[str, StringConstraints(max_length=2**20)]
 Word = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Label = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+MOST_TARGETS = 16
 LARGEST = 2**53
 """Largest whole number that every JSON reader keeps."""
 
@@ -69,6 +71,37 @@ class InlineTarget(Section):
     """Field that groups the examples in subtasks; none means one subtask."""
 
 
+class AskedTarget(Section):
+    """One of several targets: what the service knows under this name or, with `rows`, examples sent along under it."""
+
+    name: Name
+    """What its selection, and its columns among the scores, are called."""
+    weight: float = Field(default=1.0, gt=0, le=1e6)
+    """Its part of the draws, and of the joint selection, against the other targets'."""
+    rows: Annotated[tuple[ChatRow, ...], Field(min_length=1)] | None = None
+    subtask_field: Word | None = None
+    """Field that groups the rows in subtasks; none means one subtask."""
+
+    @model_validator(mode="after")
+    def _subtasks_are_of_rows(self) -> "AskedTarget":
+        if self.subtask_field is not None and self.rows is None:
+            raise ValueError(f"subtask_field groups rows, and target {self.name} has none: leave it out, or send rows")
+        return self
+
+
+class AskedHeldOut(HeldOutRules):
+    """Decontamination: pool rows that share a sequence of words with a row of a held-out set."""
+
+    sets: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    """Held-out sets of the catalogue; none means that there is nothing to check."""
+
+
+class AskedGates(GateRules):
+    """Rows that leave the pool before anything is scored."""
+
+    held_out: AskedHeldOut = AskedHeldOut()
+
+
 class NamedFeatures(Section):
     """Features of the catalogue."""
 
@@ -108,8 +141,6 @@ AskedFeatures = Annotated[
 class _OnACheckpoint(Section):
     checkpoint: Name
     """Model of the catalogue."""
-    target: Name | InlineTarget
-    """Name of a target of the catalogue or of one uploaded with this token, or the examples themselves."""
     tokens: Tokens | None = None
     """How chats become tokens; the checkpoint's way where it is left out."""
 
@@ -119,19 +150,36 @@ class SelectionRequest(_OnACheckpoint):
 
     pool: Name
     """Pool of the catalogue."""
+    target: Name | InlineTarget | None = None
+    """Name of a target of the catalogue or of one uploaded with this token, or the examples themselves."""
+    targets: Annotated[tuple[AskedTarget, ...], Field(max_length=MOST_TARGETS)] = ()
+    """Several targets that share one budget, in place of `target`; each gets a selection, and all get one together."""
+    gates: AskedGates = AskedGates()
     features: AskedFeatures | None = None
     """The checkpoint's where it is left out."""
-    clusters: Clusters = Clusters()
-    search: Search = Search()
+    clusters: ClusterRules = ClusterRules()
+    search: SearchRules = SearchRules()
     selection: Selection = Selection()
     audit: Audit = Audit()
     seed: Seed = 0
     label: Label = ""
     """What its owner calls it; nothing depends on it."""
 
+    @model_validator(mode="after")
+    def _target_or_targets(self) -> "SelectionRequest":
+        if (self.target is None) == (not self.targets):
+            raise ValueError("give either target or targets: one skill, or several that share a budget")
+        names = [target.name for target in self.targets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"targets has {twice[0]!r} twice: give every target a name of its own")
+        return self
+
 
 class ScoreRequest(_OnACheckpoint):
     """Samples whose influence on a target is asked for."""
+
+    target: Name | InlineTarget
+    """Name of a target of the catalogue or of one uploaded with this token, or the examples themselves."""
 
     rows: Annotated[tuple[ChatRow, ...], Field(min_length=1)]
 

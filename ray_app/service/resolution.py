@@ -27,6 +27,7 @@ from clusterucb.settings import build_config
 from ray_app.service.refusals import InvalidRequest
 from ray_app.service.requests import (
     AskedFeatures,
+    AskedGates,
     AskedSeveralFeatures,
     InlineTarget,
     NamedFeatures,
@@ -46,7 +47,9 @@ def resolve_selection(request: SelectionRequest, owner: str, service: ServiceCon
     checkpoint = _checkpoint(request.checkpoint, service)
     tree = {
         "pool": pool.model_dump(mode="json", exclude=_OF_THE_CATALOGUE),
-        **_common(checkpoint, request.tokens, _target(request.target, owner, service, shelf), service),
+        **_common(checkpoint, request.tokens, service),
+        **_targets(request, owner, service, shelf),
+        "gates": _gates(request.gates, service),
         "features": _features(request.features, checkpoint, service).model_dump(mode="json"),
         "clusters": request.clusters.model_dump(mode="json"),
         "search": request.search.model_dump(mode="json"),
@@ -63,7 +66,8 @@ def resolve_scoring(request: ScoreRequest, rows: str, owner: str, service: Servi
     checkpoint = _checkpoint(request.checkpoint, service)
     tree = {
         "pool": {"path": rows, "format": "jsonl"},
-        **_common(checkpoint, request.tokens, _target(request.target, owner, service, shelf), service),
+        **_common(checkpoint, request.tokens, service),
+        "target": _told(_target(request.target, owner, service, shelf)),
         "search": Search(allocator=Exhaustive()).model_dump(mode="json"),
         "selection": Selection(share=1.0).model_dump(mode="json"),
         "audit": Audit(samples=0).model_dump(mode="json"),
@@ -72,14 +76,15 @@ def resolve_scoring(request: ScoreRequest, rows: str, owner: str, service: Servi
 
 
 def target_name(request: SelectionRequest, config: RunConfig) -> str:
-    """Return what a record calls the target: its name, or the digest of the rows that were sent along."""
-    assert config.target is not None, "a request names one target"
+    """Return what a record calls the target: its name, or the digest of the rows that were sent along; of several
+    targets all names."""
+    if config.target is None:
+        return ", ".join(target.name for target in config.targets)
     return request.target if isinstance(request.target, str) else f"inline:{Path(config.target.path).stem}"
 
 
-def _common(checkpoint: Checkpoint, tokens: Tokens | None, target: Target, service: ServiceConfig) -> dict[str, Any]:
+def _common(checkpoint: Checkpoint, tokens: Tokens | None, service: ServiceConfig) -> dict[str, Any]:
     return {
-        "target": target.model_dump(mode="json", exclude=_OF_THE_CATALOGUE),
         "model": checkpoint.model.model_dump(mode="json"),
         "gradients": checkpoint.gradients.model_dump(mode="json"),
         "tokens": _over(checkpoint.tokens, tokens),
@@ -93,7 +98,7 @@ def _over(ours: Section, asked: Section | None) -> dict[str, Any]:
 
 
 def _check_open(request: Section, service: ServiceConfig) -> None:
-    sections = {"tokens", "features", "clusters", "search", "selection", "audit", "seed"}
+    sections = {"tokens", "gates", "features", "clusters", "search", "selection", "audit", "seed"}
     for name in sorted(sections & request.model_fields_set - set(service.may_set)):
         raise InvalidRequest(
             f"{name} cannot be set by requests to this service: leave it out (open are {', '.join(service.may_set)})",
@@ -115,19 +120,46 @@ def _choices(known: Mapping[str, object]) -> str:
     return f"it has {', '.join(sorted(known))}" if known else "it has none"
 
 
-def _target(asked: str | InlineTarget, owner: str, service: ServiceConfig, shelf: Shelf) -> Target:
+def _target(
+    asked: str | InlineTarget, owner: str, service: ServiceConfig, shelf: Shelf, field: str = "target"
+) -> Target:
     if isinstance(asked, InlineTarget):
-        return shelf.keep_rows(asked)
+        return shelf.keep_rows(asked, "target.rows" if field == "target" else field)
     if asked in service.catalogue.targets:
         return service.catalogue.targets[asked]
     found = shelf.find(owner, asked)
     if found is None:
         raise InvalidRequest(
-            f"target is {asked!r}, which is neither in the catalogue ({_choices(service.catalogue.targets)}) nor "
+            f"{field} is {asked!r}, which is neither in the catalogue ({_choices(service.catalogue.targets)}) nor "
             f"uploaded with this token: name another, upload it, or send its rows",
-            "target",
+            field,
         )
     return found
+
+
+def _targets(request: SelectionRequest, owner: str, service: ServiceConfig, shelf: Shelf) -> dict[str, Any]:
+    """Return the target, or the targets, as a run configuration has them."""
+    if request.target is not None:
+        return {"target": _told(_target(request.target, owner, service, shelf))}
+    named: list[dict[str, Any]] = []
+    for i, asked in enumerate(request.targets):
+        wanted = asked.name if asked.rows is None else InlineTarget(rows=asked.rows, subtask_field=asked.subtask_field)
+        found = _target(wanted, owner, service, shelf, f"targets.{i}.{'name' if asked.rows is None else 'rows'}")
+        named.append(_told(found) | {"name": asked.name, "weight": asked.weight})
+    return {"targets": named}
+
+
+def _told(target: Target) -> dict[str, Any]:
+    return target.model_dump(mode="json", exclude=_OF_THE_CATALOGUE)
+
+
+def _gates(asked: AskedGates, service: ServiceConfig) -> dict[str, Any]:
+    sets = [
+        _named(service.catalogue.held_out, name, f"gates.held_out.sets.{i}")
+        for i, name in enumerate(asked.held_out.sets)
+    ]
+    tree = asked.model_dump(mode="json")
+    return tree | {"held_out": tree["held_out"] | {"sets": [rows.model_dump(mode="json") for rows in sets]}}
 
 
 def _features(asked: AskedFeatures | None, checkpoint: Checkpoint, service: ServiceConfig) -> Section:

@@ -38,9 +38,10 @@ class Shelf:
         self._folder = folder
         self._limits = limits
 
-    def keep_rows(self, target: InlineTarget) -> Target:
-        """Write the rows of a target that was sent along; return it as a run configuration has it."""
-        return self._target(self._write(target, "target.rows"), target.subtask_field)
+    def keep_rows(self, target: InlineTarget, field: str = "target.rows") -> Target:
+        """Write the rows of a target that was sent along, as `field` of the request; return it as a run configuration
+        has it."""
+        return self._target(self._write(target, field), target.subtask_field)
 
     def keep(self, owner: str, upload: TargetUpload) -> tuple[StoredTarget, bool]:
         """Keep a target under its name; return it, and whether just this was there already."""

@@ -22,6 +22,19 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id; `list` sh
 Pool = Annotated[str, typer.Option(help="A pool of the service; `catalogue` lists them.")]
 Checkpoint = Annotated[str, typer.Option(help="A checkpoint of the service.")]
 Target = Annotated[str, typer.Option(help="A target of the service, or a file of examples to send along.")]
+Targets = Annotated[
+    list[str],
+    typer.Option(
+        "--target",
+        metavar="TARGET",
+        help="A target of the service, or a file of examples to send along; again for each of several targets that "
+        "share the budget (NAME=FILE gives examples a name).",
+    ),
+]
+Weights = Annotated[
+    list[str] | None, typer.Option("--weight", metavar="TARGET=WEIGHT", help="A target's part, against the others'.")
+]
+OneTarget = Annotated[str | None, typer.Option("--target", help="Of several targets, this one's own selection.")]
 Subtasks = Annotated[str | None, typer.Option(help="Field of the examples that groups them in subtasks.")]
 Budget = Annotated[float | None, typer.Option(help="Share of the pool that may be scored.")]
 Share = Annotated[float | None, typer.Option(help="Share of the pool to select.")]
@@ -48,7 +61,8 @@ def select(
     context: typer.Context,
     pool: Pool,
     checkpoint: Checkpoint,
-    target: Target,
+    target: Targets,
+    weight: Weights = None,
     subtask_field: Subtasks = None,
     budget: Budget = None,
     share: Share = None,
@@ -60,7 +74,7 @@ def select(
     json: Json = False,
 ) -> None:
     """Start a selection and follow it. Ctrl-C stops following, not the run."""
-    wanted = _wanted(pool, checkpoint, target, subtask_field, budget, share, count, set_)
+    wanted = _wanted(pool, checkpoint, target, weight, subtask_field, budget, share, count, set_)
     with _client(context) as client:
         run = client.select(label=label, **wanted)
         if follow or out is not None:
@@ -75,7 +89,8 @@ def plan(
     context: typer.Context,
     pool: Pool,
     checkpoint: Checkpoint,
-    target: Target,
+    target: Targets,
+    weight: Weights = None,
     subtask_field: Subtasks = None,
     budget: Budget = None,
     share: Share = None,
@@ -84,7 +99,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Say what a selection would cost."""
-    wanted = _wanted(pool, checkpoint, target, subtask_field, budget, share, count, set_)
+    wanted = _wanted(pool, checkpoint, target, weight, subtask_field, budget, share, count, set_)
     with _client(context) as client:
         found = client.plan(**wanted)
     if json:
@@ -182,6 +197,7 @@ def result(
     first: Annotated[int | None, typer.Option(min=1, help="First rank.")] = None,
     last: Annotated[int | None, typer.Option(min=1, help="Last rank.")] = None,
     ids: Annotated[bool, typer.Option("--ids", help="Print id, rank and influence only.")] = False,
+    target: OneTarget = None,
 ) -> None:
     """Fetch the result of a finished run."""
     import json
@@ -193,9 +209,9 @@ def result(
     with _client(context) as client:
         found = client.run(run)
         if out is not None:
-            Console().print(f"wrote {found.download(out, format)}", highlight=False)
+            Console().print(f"wrote {found.download(out, format, target)}", highlight=False)
             return
-        for row in (found.ids if ids else found.rows)(first, last):
+        for row in (found.ids if ids else found.rows)(first, last, target):
             print(json.dumps(row, ensure_ascii=False))
 
 
@@ -234,7 +250,8 @@ def _client(context: typer.Context) -> "Client":
 def _wanted(
     pool: str,
     checkpoint: str,
-    target: str,
+    targets: list[str],
+    weights: list[str] | None,
     subtask_field: str | None,
     budget: float | None,
     share: float | None,
@@ -246,12 +263,41 @@ def _wanted(
     from ray_app.service.requests import SelectionRequest
 
     sections = overridden({}, set_ or (), SelectionRequest)
-    names = {"pool": pool, "checkpoint": checkpoint, "target": _target(target), "subtask_field": subtask_field}
+    names = {"pool": pool, "checkpoint": checkpoint}
+    if len(targets) == 1 and not weights and "=" not in targets[0]:
+        names |= {"target": _target(targets[0]), "subtask_field": subtask_field}
+    else:
+        names |= {"targets": _several(targets, weights or [], subtask_field)}
     return {**sections, **names, "budget": budget, "share": share, "count": count}
 
 
 def _target(target: str) -> str | list[dict[str, Any]]:
     return _rows(Path(target)) if Path(target).suffix and Path(target).is_file() else target
+
+
+def _several(targets: list[str], weights: list[str], subtask_field: str | None) -> list[dict[str, Any]]:
+    """Return several targets as a request has them."""
+    asked: dict[str, dict[str, Any]] = {}
+    for target in targets:
+        name, named, file = target.partition("=")
+        given = _target(file if named else target)
+        if named and isinstance(given, str):
+            raise ConfigError(f"--target {target}: there is no file {file}: give JSON lines or Parquet")
+        name = name if named or isinstance(given, str) else Path(target).stem
+        if name in asked:
+            raise ConfigError(f"--target {name} is there twice: give one of them another name, as NAME=FILE")
+        rows = {} if isinstance(given, str) else {"rows": given}
+        grouped = {"subtask_field": subtask_field} if rows and subtask_field is not None else {}
+        asked[name] = {"name": name, **rows, **grouped}
+    for weight in weights:
+        name, _, number = weight.partition("=")
+        if name not in asked:
+            raise ConfigError(f"--weight {weight}: no --target is called {name}; there are {', '.join(asked)}")
+        try:
+            asked[name]["weight"] = float(number)
+        except ValueError:
+            raise ConfigError(f"--weight {weight}: {number!r} is no number: write {name}=2") from None
+    return list(asked.values())
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -12,6 +12,9 @@ const FILES = [
   ["Report (HTML)", "report", "html"],
 ];
 
+/** The file of one of several targets: its own selection, where the first of FILES is the joint one. */
+const ofTarget = (name) => [`For ${name} alone (JSONL)`, `result?format=jsonl&target=${encodeURIComponent(name)}`, `${name}.jsonl`];
+
 export function runPage(id, { signal, unauthorised }) {
   const actions = h("div", { class: "actions" });
   const view = runView([actions]);
@@ -39,7 +42,7 @@ export function runPage(id, { signal, unauthorised }) {
     document.title = `${record.label || id.slice(0, 14)} · ClusterUCB`;
     heading.textContent = record.label || id;
     if (changed) {
-      fill(actions, isOver(record) ? null : h("button", { type: "button", class: "plain danger", onclick: confirmStop }, "Stop"), record.status === "finished" ? FILES.map(fileButton) : null);
+      fill(actions, isOver(record) ? null : h("button", { type: "button", class: "plain danger", onclick: confirmStop }, "Stop"), record.status === "finished" ? [...FILES.map(fileButton), ...record.targets.map(ofTarget).map(fileButton)] : null);
     }
     const early = view.node.hidden;
     waiting.hidden = !early;
@@ -105,7 +108,8 @@ export function runPage(id, { signal, unauthorised }) {
     dialog.showModal();
   }
 
-  function fileButton([name, path, ending]) {
+  function fileButton([words, path, ending]) {
+    const name = state.record.targets.length && words === FILES[0][0] ? "Joint selection (JSONL)" : words;
     const button = h("button", { type: "button", class: "plain", onclick: fetchIt }, name);
     async function fetchIt() {
       button.disabled = true;

@@ -141,4 +141,8 @@ def test_the_verbs_select_and_fetch(service: LiveService, tmp_path: Path) -> Non
     assert run.status == "finished"
     assert out.read_bytes() == (Path(service.config.folder) / "runs" / run.id / "selection.jsonl").read_bytes()
     assert json.loads(verb("result", run.id, "--ids", "--last", "1"))["rank"] == 1
+    several = ("--target", "sums", "--weight", "sums=2")
+    planned = json.loads(verb("plan", *names, *several, "--json"))
+    assert planned["subtasks"] == 2
+    assert "no --target is called birds" in verb("plan", *names, *several, "--weight", "birds=1", code=2)
     assert "did you mean 'search'" in verb("select", *names, "--set", "serch.budget=1", code=2)

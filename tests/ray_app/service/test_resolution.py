@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from clusterucb.config import ServiceConfig
+from clusterucb.config import Selection, ServiceConfig
 from clusterucb.settings import build_service_config
 from ray_app.service.refusals import InvalidRequest
 from ray_app.service.requests import SelectionRequest, TargetUpload
@@ -22,6 +22,7 @@ def a_service(tmp_path: Path, **more: object) -> ServiceConfig:
         "checkpoints": {"tiny": {"model": {"base": "models/tiny"}, "tokens": {"max_length": 64, "loss_on": "all"}}},
         "targets": {"sums": {"path": "sums.jsonl"}},
         "features": {"small": {"kind": "proxy", "base": "models/proxy"}},
+        "held_out": {"exam": {"path": "exam.jsonl"}},
     }
     return build_service_config({"catalogue": catalogue, "folder": str(tmp_path / "service"), **more})
 
@@ -66,11 +67,58 @@ def test_an_unknown_name_is_named_with_those_that_are_known(tmp_path: Path, fiel
         {"features": {"kind": "gradient", "path": "x"}},
         {"gradients": {"modules": ["(a+)+$"]}},
         {"workers": {"count": 99}},
+        {"clusters": {"path": "runs/another"}},
+        {"search": {"warm_start": {"path": "runs/another"}}},
+        {"gates": {"held_out": {"sets": [{"path": "test.jsonl"}]}}},
+        {"gates": {"held_out": {"sets": ["../test.jsonl"]}}},
+        {"target": None, "targets": [{"name": "sums", "path": "sums.jsonl"}]},
+        {"target": None, "targets": [{"name": "../sums"}]},
+        {"target": None, "targets": []},
+        {"target": None, "targets": [{"name": "sums"}, {"name": "sums"}]},
+        {"target": None, "targets": [{"name": "sums", "subtask_field": "task"}]},
+        {"targets": [{"name": "sums"}]},
     ],
 )
 def test_no_path_no_hub_id_and_no_pattern_passes(tmp_path: Path, body: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         resolve(tmp_path, body)
+
+
+def test_several_targets_come_by_name_and_along_with_the_request(tmp_path: Path) -> None:
+    mine = {"name": "mine", "rows": [{"messages": CHAT, "task": "a"}], "subtask_field": "task"}
+    config = resolve(tmp_path, {"target": None, "targets": [{"name": "sums", "weight": 2.0}, mine]})
+    assert [(target.name, target.weight, target.subtask_field) for target in config.targets] == [
+        ("sums", 2.0, None),
+        ("mine", 1.0, "task"),
+    ]
+    assert config.targets[0].path == "sums.jsonl"
+    assert Path(config.targets[1].path).exists()
+    with pytest.raises(InvalidRequest, match=r"targets\.1\.name is 'elsewhere'") as refused:
+        resolve(tmp_path, {"target": None, "targets": [{"name": "sums"}, {"name": "elsewhere"}]})
+    assert refused.value.field == "targets.1.name"
+
+
+def test_gates_name_held_out_sets_of_the_catalogue(tmp_path: Path) -> None:
+    gates = {"near": {"policy": "exclude"}, "held_out": {"sets": ["exam"], "words": 8}}
+    config = resolve(tmp_path, {"gates": gates})
+    assert config.gates.near.policy == "exclude"
+    assert (config.gates.held_out.sets[0].path, config.gates.held_out.words) == ("exam.jsonl", 8)
+    with pytest.raises(InvalidRequest, match=r"'other'.*it has exam") as refused:
+        resolve(tmp_path, {"gates": {"held_out": {"sets": ["other"]}}})
+    assert refused.value.field == "gates.held_out.sets.0"
+
+
+def test_a_selection_is_asked_for_as_in_a_file(tmp_path: Path) -> None:
+    selection = {
+        "count": 9,
+        "caps": {"source": {"share": 0.3}, "near_duplicate": {"count": 1}},
+        "normalise": {"kind": "length_trend"},
+        "diversity": {"kind": "log_determinant", "quality": 0.3},
+    }
+    config = resolve(tmp_path, {"selection": selection, "search": {"budget": 0.4, "until": {"recall": 0.8}}})
+    assert config.selection == Selection.model_validate(selection)
+    assert config.search.until is not None
+    assert config.search.until.recall == 0.8
 
 
 def test_sections_that_the_service_keeps_closed_are_refused(tmp_path: Path) -> None:
