@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 CACHE ?= .cache
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo serve test check chaos bench clean
+.PHONY: setup demo loop-demo serve test check chaos loop-chaos bench clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,9 @@ $(CACHE)/demo/pool.jsonl: examples/build_pool.py | setup
 demo: setup $(CACHE)/SmolLM2-135M-Instruct/config.json $(CACHE)/demo/pool.jsonl
 	$(BIN)/clusterucb select cluster_configs/runs/demo.yaml --out runs/demo
 
+loop-demo: setup $(CACHE)/SmolLM2-135M-Instruct/config.json $(CACHE)/demo/pool.jsonl
+	$(BIN)/clusterucb run cluster_configs/runs/loop_demo.yaml --out runs/loop_demo
+
 serve: setup
 	$(BIN)/clusterucb serve --demo
 
@@ -41,6 +44,9 @@ check: setup
 chaos: setup
 	$(BIN)/python tests/chaos.py
 	$(BIN)/python tests/service_chaos.py
+
+loop-chaos: setup
+	$(BIN)/python tests/loop_chaos.py
 
 bench: setup $(CACHE)/SmolLM2-135M-Instruct/config.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/gradients.py --model $(CACHE)/SmolLM2-135M-Instruct

@@ -1,10 +1,13 @@
 """The driver of a loop: what its stages are computed with on Ray, and how it is shown.
 
 Gradient workers are gone before ranks start, and the other way round: a selection's coordinator and workers end with
-its driver, ranks when `fit` returns.
+its driver, ranks when `fit` returns. A request to stop in the loop's folder is handed on to the stage that is at work.
 """
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -13,12 +16,13 @@ from rich.table import Table
 
 from clusterucb.checkpoint.model import check_model
 from clusterucb.config import RunConfig
-from clusterucb.errors import RunFolderError, Stopped
+from clusterucb.errors import ClusterUCBError, RunFolderError, Stopped
 from clusterucb.loop.loop import Loop
 from clusterucb.loop.periods import check_loop
+from clusterucb.loop.report import write_loop_report
 from clusterucb.loop.summary import LoopSummary
 from clusterucb.run.disk import write_atomically
-from clusterucb.run.events import Completed, Event, EventLog, Note, Started
+from clusterucb.run.events import Cancelled, Completed, Event, EventLog, Failed, Note, Started
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.training.preparation import check_training
 from clusterucb.training.stretch import Stretch
@@ -43,15 +47,21 @@ def run_loop(config: RunConfig, folder: RunFolder, address: str, mode: Mode) -> 
     check_model(config.model, config.gradients)
     resumed = folder.start(config, "run")
     with keeping(folder, "loop"):
+        folder.clear_cancel()
         log = EventLog(folder.events_file, time.time)
         try:
             log(Started(run=folder.name, resumed=resumed, workers=0))
             with connected(address):
-                summary = Loop(config, folder, _OnRay(address, mode, log)).run()
-            write_atomically(folder.summary_file, summary.model_dump_json(indent=1) + "\n")
+                summary = Loop(config, folder, _OnRay(folder, address, mode, log)).run()
             log(Completed(periods=len(summary.periods)))
+            write_loop_report(folder, summary)
+            write_atomically(folder.summary_file, summary.model_dump_json(indent=1) + "\n")
             return summary
+        except ClusterUCBError as error:
+            log(Failed(error=str(error)))
+            raise
         except Stopped:
+            log(Cancelled())
             raise Stopped(
                 f"stopped; everything computed is kept: `clusterucb resume {folder.location}` goes on"
             ) from None
@@ -62,26 +72,50 @@ def run_loop(config: RunConfig, folder: RunFolder, address: str, mode: Mode) -> 
 class _OnRay:
     """Selections by a coordinator and its workers, trainings by Ray Train's ranks."""
 
-    def __init__(self, address: str, mode: Mode, log: EventLog) -> None:
+    def __init__(self, loop: RunFolder, address: str, mode: Mode, log: EventLog) -> None:
+        self._loop = loop
         self._address = address
         self._mode: Mode = mode
         self._log = log
 
     def warm_up(self, config: RunConfig, folder: RunFolder, name: str) -> TrainingSummary:
         """Prepare and train."""
-        return warmup(config, folder, self._address, self._view(name))
+        with heeding(self._loop, folder):
+            return warmup(config, folder, self._address, self._view(name))
 
     def select(self, config: RunConfig, folder: RunFolder, name: str) -> None:
         """Select; workers are gone afterwards."""
-        select(config, folder, self._address, self._view(name))
+        with heeding(self._loop, folder):
+            select(config, folder, self._address, self._view(name))
 
     def train(self, stretch: Stretch, config: RunConfig, folder: RunFolder, name: str) -> TrainingSummary:
         """Train; ranks are gone afterwards."""
-        with self._view(name) as view, stoppable() as stop:
+        with heeding(self._loop, folder), self._view(name) as view, stoppable() as stop:
             return train_in(folder, stretch, config, view, stop)
 
     def _view(self, name: str) -> "Recorded":
         return Recorded(view_of(self._mode), self._log, name)
+
+
+@contextmanager
+def heeding(loop: RunFolder, stage: RunFolder) -> Iterator[None]:
+    """Hand a request to stop a loop on to a stage, for as long as it is at work; raise Stopped before it begins."""
+    if loop.cancel_requested and not stage.finished:
+        raise Stopped("stopped between two stages")
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(loop.poll_s):  # again and again: a stage that begins forgets what was asked before
+            if loop.cancel_requested and stage.state.is_dir() and not stage.finished:
+                stage.request_cancel()
+
+    watch = threading.Thread(target=look, daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
 
 
 class Recorded:

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from rich.console import Console
 
 from clusterucb.errors import RunFolderError
+from clusterucb.loop.periods import LoopFolders
 from clusterucb.run.events import (
     Cancelled,
     Event,
@@ -41,6 +42,8 @@ class Status(BaseModel):
     stages: list[StageStatus]
     last_event_s: float | None
     error: str | None
+    reports: list[str]
+    """Those that are written: of the run, and of a loop's selections."""
 
 
 class EventReader:
@@ -89,17 +92,30 @@ def read_status(run: str | Path) -> Status:
         stages=list(stages.values()),
         last_event_s=None if last is None else max(0.0, time.time() - last),
         error=error,
+        reports=_reports(folder),
     )
+
+
+def _reports(folder: RunFolder) -> list[str]:
+    """Return where reports are: at a URL that of the run, which is the last of its files but one."""
+    if folder.remote is not None:
+        return [f"{folder.location}/{folder.report_file.name}"] if folder.finished else []
+    parts = [folder, *(LoopFolders(folder.path).begun_selections() if folder.verb == "run" else ())]
+    return [str(part.report_file) for part in parts if part.report_file.exists()]
 
 
 def print_status(status: Status, console: Console) -> None:
     """Print the status in a few lines."""
     ago = "" if status.last_event_s is None else f", last event {status.last_event_s:.0f} s ago"
     console.print(f"{status.run}: {status.state}{ago}", highlight=False)
+    width = max((len(stage.stage) for stage in status.stages), default=0)
     for stage in status.stages:
         console.print(
-            f"  {stage.stage:<9} {stage.done} of {stage.total}{', done' if stage.finished else ''}", highlight=False
+            f"  {stage.stage:<{width}} {stage.done} of {stage.total}{', done' if stage.finished else ''}",
+            highlight=False,
         )
+    for report in status.reports:
+        console.print(f"  report: {report}", highlight=False, soft_wrap=True)
     if status.error:
         console.print(f"  {status.error}", style="red", highlight=False, markup=False)
 

@@ -108,6 +108,7 @@ class BarView:
         self._samples = 0
         self._best = float("-inf")
         self._failed = 0
+        self._unit = "samples"
         self._spoke = clock()
 
     def __enter__(self) -> Self:
@@ -132,7 +133,8 @@ class BarView:
         match event:
             case Started():
                 again = "resuming" if event.resumed else "starting"
-                self._console.print(f"{again} {event.run} with {event.workers} workers", highlight=False)
+                workers = f" with {event.workers} workers" if event.workers else ""  # a loop has none of its own
+                self._console.print(f"{again} {event.run}{workers}", highlight=False)
             case Note():
                 self._console.print(f"note: {event.text}", style="yellow", highlight=False, markup=False)
             case WorkerReady():
@@ -155,17 +157,18 @@ class BarView:
                     event.stage, total=event.total, completed=event.done, rate="", best=""
                 )
                 self._began, self._samples, self._best, self._failed = self._clock(), 0, float("-inf"), 0
+                self._unit = "samples"
             case Progressed() if self._task is not None:
                 self._advance(self._task, event)
             case Stepped() if self._task is not None:
-                self._samples += 1
+                self._samples, self._unit = self._samples + 1, "steps"
                 rate = self._samples / max(self._clock() - self._began, 1e-9)
                 self._progress.update(self._task, advance=1, rate=f"{rate:.2f}/s", best=f"loss {event.loss:.3f}")
                 self._speak(event.stage, f"steps, {rate:.2f}/s, loss {event.loss:.3f}")
             case StageFinished() if self._task is not None:
                 done = self._progress.tasks[self._task].completed
                 self._progress.update(self._task, total=done)
-                self._speak(event.stage, "samples, done", last=True)
+                self._speak(event.stage, f"{self._unit}, done", last=True)
             case Cancelled() | Failed():
                 self._console.print(event.event, style="red")
             case _:

@@ -19,6 +19,7 @@ from clusterucb.config import (
     SeveralFeatures,
 )
 from clusterucb.errors import ConfigError
+from clusterucb.run.run_folder import RunFolder
 
 WARM_ALLOCATORS = ("ucb_beta", "ucb1")
 
@@ -45,6 +46,12 @@ class LoopFolders:
     def scoring(self, checkpoint: int) -> Path:
         """Exhaustive scoring at a checkpoint of the warm-up, from 1: of the static mode."""
         return self.root / f"checkpoint-{checkpoint}"
+
+    def begun_selections(self) -> list[RunFolder]:
+        """Return the selections and scorings that are begun, in their order."""
+        found = [RunFolder(path) for name in ("period", "checkpoint") for path in self.root.glob(f"{name}-*")]
+        begun = [folder for folder in found if folder.exists]
+        return sorted(begun, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
     @property
     def adapter(self) -> Path:

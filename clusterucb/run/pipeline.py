@@ -198,7 +198,8 @@ class SelectionRun:
             if failures := store.failures():
                 reasons = ", ".join(sorted({failure.reason for failure in failures}))
                 self._note(f"{part.name}: {len(failures)} samples count as average ({part.features.kind}: {reasons})")
-        if unseen := len(feature_parts(self.config.features)) - len(parts):
+        unseen = len(feature_parts(self.config.features)) - len(parts)
+        if parts and unseen:  # clusters that are brought take the place of all features, as was asked for
             self._note(f"features: {unseen} of them are not computed: only the predictive allocator sees several")
 
     def _whole_pool(self) -> Iterator[Stage]:

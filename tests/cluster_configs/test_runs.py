@@ -18,6 +18,7 @@ def test_an_example_run_is_valid_and_explained(path: Path):
 def test_there_are_examples():
     assert {path.stem for path in RUNS} >= {
         "demo",
+        "loop_demo",
         "laptop",
         "hub_gpu",
         "llama8b_8xh100",

@@ -1,6 +1,7 @@
 """A loop in one process: every mode ends, and an interruption anywhere changes no byte."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from clusterucb.config import RunConfig
 from clusterucb.errors import ConfigError, RunFolderError
 from clusterucb.loop.in_process import loop_in_process
 from clusterucb.loop.periods import check_loop
+from clusterucb.loop.report import render_loop
 from clusterucb.loop.summary import rank_correlation
 from clusterucb.run.events import Event
 from clusterucb.run.run_folder import RunFolder
@@ -89,6 +91,23 @@ def test_a_loop_that_crashes_again_and_again_ends_with_the_same_bytes(config: Ru
         assert files_of(folder.path / checkpoint).keys() == files_of(whole / checkpoint).keys()
         for name in ("adapter_model.safetensors", "moments.safetensors"):
             assert files_of(folder.path / checkpoint)[name] == files_of(whole / checkpoint)[name]
+
+
+def test_the_report_leads_to_every_period_and_runs_nothing(whole: Path, tmp_path: Path):
+    page = render_loop(RunFolder(whole))
+    for period in (1, 2):
+        assert f'<a href="period-{period}/report.html">' in page
+    assert "2 of 2 periods are over" in page
+    assert page.count("<polyline") == 3, "warm-up and two trainings"
+    half = shutil.copytree(whole, tmp_path / "<script>")
+    shutil.rmtree(half / "training-2")
+    (half / "period-2" / "summary.json").unlink()
+    page = render_loop(RunFolder(half))
+    assert "1 of 2 periods are over" in page
+    assert '<a href="period-2/report.html">' in page, "what is begun is shown too"
+    assert page.count("<polyline") == 2
+    assert "<script" not in page
+    assert "default-src 'none'" in page
 
 
 def test_the_first_period_may_search_and_train_on_from_the_warm_up(tmp_path: Path):
