@@ -116,11 +116,14 @@ async def measure(service: ServiceProcess, watchers: int, rate: float, seconds: 
             if loaded:
                 watching = [asyncio.create_task(watch(http, path, load, stop)) for _ in range(watchers)]
                 await until(lambda: load.watching >= watchers)
+                print(f"{load.watching} watchers", flush=True)
             before, began = samples(events), time.perf_counter()
             await (
                 ask_steadily(http, path, load, rate, seconds / _TURNS) if loaded else asyncio.sleep(seconds / _TURNS)
             )
             rates[loaded].append((samples(events) - before) / (time.perf_counter() - began))
+            said = f"{rates[loaded][-1]:.1f} samples/s, {len(load.seconds)} answers so far"
+            print(f"turn {turn + 1} of {2 * _TURNS}, {'beside the load' if loaded else 'alone'}: {said}", flush=True)
             stop.set()
             for task in watching:
                 task.cancel()
@@ -151,7 +154,7 @@ def main() -> None:
         limits = {"requests_per_minute": 10**6, "watchers": 2000, "watchers_per_token": 2000}
         file = write_service(Path(there), arguments.rows, limits=limits, workers={"num_cpus": 1, "count": 1})
         service = ServiceProcess(file)
-        print(f"ready after {service.start('--replicas', str(arguments.replicas)):.0f} s")
+        print(f"ready after {service.start('--replicas', str(arguments.replicas)):.0f} s", flush=True)
         try:
             asyncio.run(measure(service, arguments.watchers, arguments.rate, arguments.seconds))
         finally:

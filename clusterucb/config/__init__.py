@@ -58,6 +58,7 @@ from clusterucb.config.service import (
     Checkpoint,
     Limits,
     Name,
+    Retention,
     ServiceConfig,
     SketchCache,
 )
@@ -103,6 +104,7 @@ __all__ = [
     "ProxyFeatures",
     "ProxyLora",
     "RademacherSketch",
+    "Retention",
     "Rounds",
     "Rows",
     "RunConfig",
