@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from clusterucb.config import (
     EmbeddingFeatures,
+    Evaluation,
     Feature,
     Features,
     GradientFeatures,
@@ -237,8 +238,24 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
             "targets": tuple(_rows_moved(target) for target in config.targets),
             "model": _model_moved(config.model),
             "features": _features_moved(config.features),
+            "evaluation": _evaluation_moved(config.evaluation),
+            "study": config.study.model_copy(
+                update={
+                    "files": {name: str(Path(path).resolve()) for name, path in config.study.files.items()},
+                    "exhaustive": _absolute(config.study.exhaustive),
+                }
+            ),
         }
     )
+
+
+def _evaluation_moved(evaluation: Evaluation) -> Evaluation:
+    held_out, harness = evaluation.held_out, evaluation.harness
+    if held_out is not None:
+        held_out = _rows_moved(held_out)
+    if harness is not None:
+        harness = harness.model_copy(update={"include": _absolute(harness.include)})
+    return evaluation.model_copy(update={"held_out": held_out, "harness": harness})
 
 
 def _absolute(path: str | None) -> str | None:

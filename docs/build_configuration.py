@@ -27,8 +27,8 @@ _HEAD = """# Configuration
 One schema is the YAML file, `--set key=value` and the HTTP body alike: defaults, then the file, then `--set` or the
 body. Only `pool.path`, `target.path` (or a list of `targets`) and `model.base` must be given. An unknown key is an
 error that names the nearest valid one. Where a part has several kinds, settings given without `kind` mean the default
-kind. Every section but `workers` and `store` is part of what is computed: a run folder is resumed only with the same
-values.
+kind. Every section but `workers`, `store` and `sinks` is part of what is computed: a run folder is resumed only with
+the same values. `evaluation` and `study` count for the verbs of these names alone.
 """
 _WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
 _BOUNDS = (
@@ -116,6 +116,8 @@ def _type(annotation: Any, bounds: list[Any]) -> str:
         return " or ".join(names)
     if origin is tuple:
         return f"list of {_type(arguments[0], [])}"
+    if origin is dict:
+        return f"{_type(arguments[1], [])} by name"
     limits = [
         f"{words} {getattr(bound, name):g}"
         for bound in _flat(bounds)

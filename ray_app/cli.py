@@ -9,7 +9,7 @@ import sys
 import typer
 
 from clusterucb.errors import ClusterUCBError, Stopped
-from ray_app.verbs import follow, judge, keep, remote, select, service, token, train
+from ray_app.verbs import follow, judge, keep, prove, remote, select, service, token, train
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,8 @@ for verb in (
     select.submit,
     train.warmup,
     train.run,
+    prove.evaluate,
+    prove.study,
     judge.plan,
     judge.compare,
     judge.score,

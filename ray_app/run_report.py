@@ -27,6 +27,11 @@ def make_report(run: str | Path, out: Path | None = None) -> Path:
                 f"{folder.location} is a training and has no report: `clusterucb status {folder.location}` says how "
                 "far it is, and training.json in its checkpoint has every step's loss"
             )
+        case "evaluate" | "study":
+            raise RunFolderError(
+                f"{folder.location} was begun by `clusterucb {folder.verb}` and has no report: what it found is in "
+                "its summary.json, which the same command shows again, and a study's curves are in study.png"
+            )
 
 
 def _report_of_selection(folder: RunFolder, out: Path | None) -> Path:

@@ -22,6 +22,7 @@ from rich.progress import (
 
 from clusterucb.run.events import (
     Cancelled,
+    Evaluated,
     Event,
     Failed,
     Note,
@@ -169,6 +170,10 @@ class BarView:
                 done = self._progress.tasks[self._task].completed
                 self._progress.update(self._task, total=done)
                 self._speak(event.stage, f"{self._unit}, done", last=True)
+            case Evaluated():
+                at = "" if event.step is None else f" at step {event.step}"
+                text = f"{event.what}{at}: held-out loss {event.loss:.4f}, token accuracy {event.accuracy:.1%}"
+                self._console.print(text, style="dim", highlight=False, markup=False)
             case Cancelled() | Failed():
                 self._console.print(event.event, style="red")
             case _:

@@ -3,10 +3,11 @@
 Unknown keys are errors, values are frozen, algorithms are discriminated unions on `kind`, and the defaults are the
 vetted setting. This module imports no torch, so that `--help` and validation answer at once.
 
-What a run *computes* is settled by every section but `workers` and `store`: `workers` only says where and how fast,
-`store` what need not be computed again.
+What a run *computes* is settled by every section but `workers`, `store` and `sinks`: `workers` only says where and how
+fast, `store` what need not be computed again, `sinks` who else is told.
 """
 
+from clusterucb.config.evaluation import Evaluation, ExactMatch, Harness
 from clusterucb.config.features import (
     MOST_PARTS,
     Clusters,
@@ -62,7 +63,9 @@ from clusterucb.config.service import (
     ServiceConfig,
     SketchCache,
 )
+from clusterucb.config.sinks import MLflow, Sinks, TensorBoard, WandB
 from clusterucb.config.store import Store
+from clusterucb.config.study import Arm, Study
 from clusterucb.config.training import Training, Warmup
 from clusterucb.config.workers import Workers
 
@@ -70,6 +73,7 @@ __all__ = [
     "MOST_PARTS",
     "Adam",
     "Allocator",
+    "Arm",
     "Audit",
     "Catalogue",
     "CataloguePool",
@@ -77,6 +81,8 @@ __all__ = [
     "Checkpoint",
     "Clusters",
     "EmbeddingFeatures",
+    "Evaluation",
+    "ExactMatch",
     "Exhaustive",
     "Feature",
     "Features",
@@ -84,6 +90,7 @@ __all__ = [
     "GivenFeatures",
     "GradientFeatures",
     "Gradients",
+    "Harness",
     "HashSketch",
     "HeldOut",
     "HeldOutRows",
@@ -91,6 +98,7 @@ __all__ = [
     "Limits",
     "Loop",
     "Lora",
+    "MLflow",
     "Model",
     "Name",
     "NamedTarget",
@@ -115,11 +123,14 @@ __all__ = [
     "ServiceConfig",
     "SeveralFeatures",
     "Share",
+    "Sinks",
     "Sketch",
     "SketchCache",
     "Store",
+    "Study",
     "Target",
     "TargetDuplicates",
+    "TensorBoard",
     "ThreshHard",
     "ThreshNormal",
     "Tokens",
@@ -128,6 +139,7 @@ __all__ = [
     "UcbBeta",
     "Uniform",
     "Until",
+    "WandB",
     "WarmArms",
     "WarmStart",
     "Warmup",

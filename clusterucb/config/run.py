@@ -2,6 +2,7 @@
 
 from pydantic import model_validator
 
+from clusterucb.config.evaluation import Evaluation
 from clusterucb.config.features import Clusters, Features, HiddenFeatures
 from clusterucb.config.gates import Gates
 from clusterucb.config.gradients import Gradients
@@ -10,7 +11,9 @@ from clusterucb.config.loop import Loop
 from clusterucb.config.outcome import Audit, Selection
 from clusterucb.config.search import Search
 from clusterucb.config.section import Section, Seed
+from clusterucb.config.sinks import Sinks
 from clusterucb.config.store import Store
+from clusterucb.config.study import Study
 from clusterucb.config.training import Training, Warmup
 from clusterucb.config.workers import Workers
 
@@ -35,8 +38,11 @@ class RunConfig(Section):
     training: Training = Training()
     warmup: Warmup = Warmup()
     loop: Loop = Loop()
+    evaluation: Evaluation = Evaluation()
+    study: Study = Study()
     store: Store = Store()
     workers: Workers = Workers()
+    sinks: Sinks = Sinks()
     seed: Seed = 0
 
     @property

@@ -95,6 +95,13 @@ class ChatEncoder:
             tokens, labels = self._with_loss_on_assistant(messages[: last + 1])
         return self._cut(tokens, labels)
 
+    def prompt(self, messages: Sequence[Message]) -> npt.NDArray[np.int32]:
+        """Return the tokens after which the last assistant message begins. Raises DataError where there is none."""
+        last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
+        if last < 0:
+            raise DataError("the chat has no assistant message, so nobody is asked: remove it")
+        return self._tokenise(self._render(messages[:last], True), offsets=False)[0]
+
     def _with_loss_on_assistant(self, messages: Sequence[Message]) -> tuple[npt.NDArray[np.int32], BoolArray]:
         full = self._render(messages, False)
         spans = placeholder_spans(messages, full, self._render)

@@ -161,11 +161,23 @@ class Trained(_Event):
     """Of the last step."""
 
 
+class Evaluated(_Event):
+    """A model was judged on held-out examples; `what` names it, `step` is the training step it stands at."""
+
+    event: Literal["evaluated"] = "evaluated"
+    what: str
+    step: int | None = None
+    loss: float
+    accuracy: float
+    exact_match: float | None = None
+
+
 class Completed(_Event):
-    """A loop ended: the final adapter is written."""
+    """A loop ended, its final adapter being written, or a study of so many trainings."""
 
     event: Literal["completed"] = "completed"
-    periods: int
+    periods: int = 0
+    trainings: int = 0
 
 
 class Finished(_Event):
@@ -204,6 +216,7 @@ Event = Annotated[
     | Waiting
     | Stepped
     | Trained
+    | Evaluated
     | Completed
     | Finished
     | Cancelled

@@ -3,7 +3,7 @@
 The folder is a path, or a URL of any file system that fsspec knows; then `path` is a working copy on this machine, and
 every durable write goes to the URL before it counts. Invariants: `config.json` is written before any work and never
 changes; every other file is replaced atomically; a folder is resumed only by a configuration that computes the same
-thing (`workers` and `store` may differ).
+thing (`workers`, `store` and `sinks` may differ, and what only judges: `evaluation` and `study`).
 """
 
 import json
@@ -23,12 +23,13 @@ from clusterucb.run.remote import Remote, is_url, working_copy
 from clusterucb.run.replica import NO_REPLICA, Replica
 
 _LIBRARIES = ("clusterucb-service", "torch", "transformers", "peft", "deepspeed", "ray", "numpy", "datasets")
-_EXECUTION_ONLY = ("workers", "store")
+_EXECUTION_ONLY = ("workers", "store", "sinks")
+_JUDGING = ("evaluation", "study")
 _JOURNALS = ("scores.journal", *(f"{name}.journal" for name in NAMES))
 _CANCEL = "state/cancel"
 _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 
-Verb = Literal["select", "warmup", "run"]
+Verb = Literal["select", "warmup", "run", "evaluate", "study"]
 """What a folder was begun with, and goes on with."""
 
 
@@ -253,6 +254,6 @@ class RunFolder:
         except (ValueError, KeyError) as error:
             raise RunFolderError(f"{self.location}/config.json is damaged or of another version: {error}") from None
 
-    @staticmethod
-    def _comparable(config: RunConfig) -> dict[str, Any]:
-        return config.model_dump(mode="json", exclude=set(_EXECUTION_ONLY))
+    def _comparable(self, config: RunConfig) -> dict[str, Any]:
+        aside = _EXECUTION_ONLY if self.verb in ("evaluate", "study") else (*_EXECUTION_ONLY, *_JUDGING)
+        return config.model_dump(mode="json", exclude=set(aside))

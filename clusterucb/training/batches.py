@@ -44,11 +44,11 @@ def pass_of(batch: TokenBatch, packing: bool, device: torch.device) -> Pass:
     return Pass(ids_T[None], torch.from_numpy(within_T)[None].to(device), position_L, target_L)
 
 
-def summed_loss(model: nn.Module, head: nn.Module | None, batch: Pass) -> Tensor:
-    """Return the sum of the cross-entropy over the pass's labels, float32.
+def supervised_logits(model: nn.Module, head: nn.Module | None, batch: Pass) -> Tensor:
+    """Return the logits [L, V] at the pass's supervised positions, float32.
 
-    `head` is the output embedding inside `model`: it is given the supervised positions alone, which are all that is
-    projected onto the vocabulary. Without it the logits of all positions are formed.
+    `head` is the output embedding inside `model`: it is given these positions alone, which are all that is projected
+    onto the vocabulary. Without it the logits of all positions are formed.
     """
 
     def supervised(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -63,7 +63,12 @@ def summed_loss(model: nn.Module, head: nn.Module | None, batch: Pass) -> Tensor
             handle.remove()
     if head is None:
         logits = logits.index_select(0, batch.position_L)
-    return functional.cross_entropy(logits.float(), batch.target_L, reduction="sum")
+    return logits.float()
+
+
+def summed_loss(model: nn.Module, head: nn.Module | None, batch: Pass) -> Tensor:
+    """Return the sum of the cross-entropy over the pass's labels, float32; for `head` see `supervised_logits`."""
+    return functional.cross_entropy(supervised_logits(model, head, batch), batch.target_L, reduction="sum")
 
 
 def output_embedding(model: nn.Module) -> nn.Module | None:

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from ray_app.verbs.options import Address, Config, Folder, Json, Out, Quiet, Set
+from ray_app.verbs.prove import evaluated, studied
 from ray_app.verbs.train import looped, warmed_up
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ def resume(run: Folder, set_: Set = None, address: Address = None, quiet: Quiet 
             warmed_up(config, run, address, quiet, json)
         case "run":
             looped(config, run, address, quiet, json)
+        case "evaluate":
+            evaluated(config, run, address, quiet, json)
+        case "study":
+            studied(config, None, run, address, quiet, json)
 
 
 def _select(config: "RunConfig", out: str, address: str | None, quiet: bool, json: bool) -> None:
@@ -61,12 +66,14 @@ def _select(config: "RunConfig", out: str, address: str | None, quiet: bool, jso
 
 
 def _run(config: "RunConfig", folder: "RunFolder", where: str, quiet: bool, json: bool) -> "Summary":
-    from ray_app.quiet import quieten_libraries
+    from ray_app.quiet import print_note, quieten_libraries
     from ray_app.select import select as run_selection
+    from ray_app.sinks.feed import told_to_sinks
     from ray_app.views import view_of
 
     quieten_libraries()
-    return run_selection(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
+    with told_to_sinks(config, folder, print_note):
+        return run_selection(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
 
 
 def submit(

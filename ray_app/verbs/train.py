@@ -25,14 +25,16 @@ def warmed_up(config: "RunConfig", out: str, address: str | None, quiet: bool, j
 
     where = choose_address(address)  # before Ray is imported
     from clusterucb.run.run_folder import RunFolder
-    from ray_app.quiet import quieten_libraries
+    from ray_app.quiet import print_note, quieten_libraries
+    from ray_app.sinks.feed import told_to_sinks
     from ray_app.train import print_training
     from ray_app.train import warmup as train_warmup
     from ray_app.views import view_of
 
     quieten_libraries()
     folder = RunFolder.open(out)
-    summary = train_warmup(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
+    with told_to_sinks(config, folder, print_note):
+        summary = train_warmup(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
     if json:
         print(summary.model_dump_json())
     else:
@@ -55,11 +57,13 @@ def looped(config: "RunConfig", out: str, address: str | None, quiet: bool, json
     where = choose_address(address)  # before Ray is imported
     from clusterucb.run.run_folder import RunFolder
     from ray_app.loop import print_loop, run_loop
-    from ray_app.quiet import quieten_libraries
+    from ray_app.quiet import print_note, quieten_libraries
+    from ray_app.sinks.feed import told_to_sinks
 
     quieten_libraries()
     folder = RunFolder.open(out)
-    summary = run_loop(config, folder, where, "quiet" if quiet else "json" if json else "bar")
+    with told_to_sinks(config, folder, print_note):
+        summary = run_loop(config, folder, where, "quiet" if quiet else "json" if json else "bar")
     if json:
         print(summary.model_dump_json())
     else:

@@ -1,0 +1,1 @@
+"""Judging a model on examples: loss, token accuracy, exact match of generated answers, and tasks of others."""

@@ -1,0 +1,1 @@
+"""Trackers that a run's events go to: TensorBoard, MLflow, Weights & Biases."""
