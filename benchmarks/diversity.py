@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clusterucb.config.choice import FacilityLocation, LogDeterminant
+from clusterucb.config import FacilityLocation, LogDeterminant
 from clusterucb.selection.diversity import diverse_order, objective_of, prepared, scaled
 from clusterucb.selection.lazy_greedy import Objective
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from clusterucb.config.choice import Cap
+from clusterucb.config import Cap
 from clusterucb.types import IntArray
 
 _NAMED = 5

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from clusterucb.config.choice import FacilityLocation, LogDeterminant
+from clusterucb.config import FacilityLocation, LogDeterminant
 from clusterucb.selection.facility_location import FacilityCoverage
 from clusterucb.selection.lazy_greedy import Gate, Objective, lazy_greedy
 from clusterucb.selection.log_determinant import SpannedVolume

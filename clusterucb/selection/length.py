@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from clusterucb.config.choice import LengthQuantile, LengthTrend, Normalise
+from clusterucb.config import LengthQuantile, LengthTrend, Normalise
 from clusterucb.types import IntArray
 
 Real = npt.NDArray[np.float64]

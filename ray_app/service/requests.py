@@ -10,18 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from clusterucb.config import (
     MOST_PARTS,
     Audit,
+    ClusterRules,
+    GateRules,
     GivenFeatures,
+    HeldOutRules,
     HiddenFeatures,
     Name,
     OutputGradientFeatures,
+    SearchRules,
     Section,
     Seed,
     Selection,
     Tokens,
 )
-from clusterucb.config.features import ClusterRules
-from clusterucb.config.gates import GateRules, HeldOutRules
-from clusterucb.config.search import SearchRules
 from clusterucb.data.messages import Role, parse_messages
 
 Text = Annotated[str, StringConstraints(max_length=2**20)]

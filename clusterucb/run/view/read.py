@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from clusterucb.config.choice import NoDiversity
+from clusterucb.config import NoDiversity
 from clusterucb.data.rows import read_rows
 from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import DataError, RunFolderError

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clusterucb.config import Selection
-from clusterucb.config.choice import Cap
+from clusterucb.config import Cap, Selection
 from clusterucb.errors import ConfigError
 from clusterucb.selection import Groups, SelectedSubset, select
 from clusterucb.selection.subset import first_within_caps

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clusterucb.config import Selection
-from clusterucb.config.choice import FacilityLocation, LogDeterminant
+from clusterucb.config import FacilityLocation, LogDeterminant, Selection
 from clusterucb.selection import Groups, select
 from clusterucb.selection.diversity import diverse_order, folded, prepared, scaled
 from clusterucb.selection.facility_location import FacilityCoverage

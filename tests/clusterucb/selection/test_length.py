@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from clusterucb.config.choice import AsTheyAre, LengthQuantile, LengthTrend
+from clusterucb.config import AsTheyAre, LengthQuantile, LengthTrend
 from clusterucb.selection.length import fit_correction
 from clusterucb.selection.length_bias import Quantiles, rank_correlation
 
