@@ -26,7 +26,7 @@ from clusterucb.run.checkpoint_key import checkpoint_key
 from clusterucb.run.events import Cancelled, EventLog, Failed, Note, Started
 from clusterucb.run.feature_run import FeatureRun
 from clusterucb.run.lease import Lease
-from clusterucb.run.part_names import NAMES
+from clusterucb.run.part_names import STAGES
 from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.types import WorkerInfo
@@ -165,7 +165,7 @@ class Coordinator:
             await pool.ready.wait()
             run.workers = await _first_infos(pool)
             while (stage := await asyncio.to_thread(next, stages, None)) is not None:
-                if stage.name not in ("target", *NAMES):
+                if stage.name not in ("target", *STAGES):
                     pool.share_bank(run.bank)
                 await dispatcher.drain(stage)
                 run.workers = await pool.infos()

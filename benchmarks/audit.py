@@ -3,23 +3,30 @@
     CLUSTERUCB_MATERIAL=... OMP_NUM_THREADS=1 python benchmarks/audit.py [--seeds 12]
 
 Part 1: how often the 90 % interval of an audit after the search covers the true recall, over allocators, budgets,
-targets and seeds. Part 2: `search.until`: how often a run that stops has the asked recall, how often the certificate is
-reached within the budget, and what is scored, against the budget and against the least that would have sufficed
-with the truth known. Tables: smollm2_135m_ck1 (1,600 samples, three targets), clusters and features of ck0; and,
-because certificates need a few hundred audits whatever the pool, larger synthetic pools.
+targets, seeds and sizes of the audit. Every search is audited many times, for an audit costs nothing here; coverages
+are means over searches, with their standard error. They are told apart by how many missed top samples the audit may
+expect to meet, for with few of them no exact test can refuse as often as it may. Part 2: `search.until`: how often a
+run that stops has the asked recall, how often the certificate is reached within the budget, and what is scored,
+against the budget and against the least that would have sufficed with the truth known.
+
+Tables: smollm2_135m_ck1 (1,600 samples, three targets), clusters and features of ck0; with `--table` one of
+`record_table.py`, clusters and features as `--features` says; and, because certificates need a few hundred audits
+whatever the pool, larger synthetic pools.
 """
 
 import argparse
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from clusterucb import audit, config
 from clusterucb.compare.recorded import RecordedTable
-from clusterucb.compare.simulate import simulate, simulate_until
+from clusterucb.compare.simulate import SimulatedRun, simulate, simulate_until
 from clusterucb.features.clustering import fit
 from clusterucb.search.predictive import Knowledge
 
@@ -31,6 +38,8 @@ ALLOCATORS: tuple[config.Allocator, ...] = (
     config.Uniform(),
 )
 SHARE = 0.05
+AUDITS: tuple[int | Literal["auto"], ...] = ("auto", 50, 200, 400)
+AGAIN = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +61,15 @@ def recorded(folder: Path, seeds: int) -> list[Case]:
     return [Case(target, now.reference(target).rewards_N, labels, features[target].known) for target in TARGETS]
 
 
+def one_shot(path: Path, parts: str, seeds: int) -> list[Case]:
+    """Return every target of another table, which has its features from its own checkpoint."""
+    table = RecordedTable(path)
+    described = {target: table.described(parts, target, None) for target in table.targets}
+    matrix = described[table.targets[0]].matrix_NF
+    labels = [fit(matrix, 40, config.Clusters(), np.random.default_rng(seed)).labels_N for seed in range(seeds)]
+    return [Case(target, table.reference(target).rewards_N, labels, each.known) for target, each in described.items()]
+
+
 def synthetic(size: int, seeds: int) -> Case:
     """Return a pool whose clusters say about half of the reward."""
     rng = np.random.default_rng(size)
@@ -63,29 +81,61 @@ def synthetic(size: int, seeds: int) -> Case:
 
 def coverage(cases: list[Case], seeds: int) -> None:
     """Print how often the interval covers."""
-    every: list[bool] = []
+    every: list[float] = []
+    expected: list[float] = []
+    by_size: dict[int | str, list[float]] = {}
     for allocator in ALLOCATORS:
-        line: list[str] = []
         for budget in (0.1, 0.2, 0.3):
-            covered: list[bool] = []
             errors: list[float] = []
+            line: dict[int | str, list[float]] = {size: [] for size in AUDITS}
             for case in cases:
                 for seed in range(seeds):
-                    labels_N, num = case.labels[seed], len(case.rewards_N)
                     search = config.Search(allocator=allocator, budget=budget)
-                    run = simulate(
-                        case.rewards_N, labels_N, search, SHARE, np.random.default_rng([seed, 1]), case.known
-                    )
-                    undrawn = np.setdiff1d(np.arange(num), run.drawn)
-                    chosen = audit.choose(undrawn, num, config.Audit(), np.random.default_rng([seed, 2]))
-                    drawn, k = case.rewards_N[run.drawn], max(1, int(SHARE * num))
-                    found = audit.estimate(drawn, case.rewards_N[chosen], len(undrawn), k, 0.9)
-                    covered.append(found.low - 1e-9 <= run.recall <= found.high + 1e-9)
-                    errors.append(found.recall - run.recall)
-            every += covered
-            line.append(f"{np.mean(covered):6.1%} (bias {np.mean(errors):+.3f})")
-        print(f"  {allocator.kind:14}" + "  ".join(line), flush=True)
-    print(f"  all {len(every)} runs: {np.mean(every):.1%}", flush=True)
+                    rng = np.random.default_rng([seed, 1])
+                    run = simulate(case.rewards_N, case.labels[seed], search, SHARE, rng, case.known)
+                    for size in AUDITS:
+                        covered, met, off = audited(case, run, size, np.random.default_rng([seed, 2]))
+                        line[size].append(covered)
+                        expected.append(met)
+                        errors += off
+            for size, covered in line.items():
+                by_size.setdefault(size, []).extend(covered)
+                every += covered
+            cells = "  ".join(f"{size}: {np.mean(covered):6.1%}" for size, covered in line.items())
+            print(f"  {allocator.kind:14} {budget:4.0%}  {cells}  (bias {np.mean(errors):+.3f})", flush=True)
+    covered, met = np.asarray(every), np.asarray(expected)
+    for size, values in by_size.items():
+        print(f"  audit of {size:>4}: {said(np.asarray(values))}")
+    for low, high in pairwise((0.0, 0.5, 1.0, 2.0, 5.0, 10.0, np.inf)):
+        within = (low <= met) & (met < high)
+        if within.any():
+            print(f"  {low:g} to {high:g} missed top samples expected in the audit: {said(covered[within])}")
+    print(f"  all: {said(covered)}", flush=True)
+
+
+def said(covered: np.ndarray) -> str:
+    """Return a mean over searches with its standard error."""
+    return f"{covered.mean():6.1%} +- {covered.std() / len(covered) ** 0.5:.1%} of {len(covered)} searches"
+
+
+def audited(
+    case: Case, run: SimulatedRun, size: int | Literal["auto"], rng: np.random.Generator
+) -> tuple[float, float, list[float]]:
+    """Audit one search again and again: the share of intervals that cover, the missed top samples that an audit meets
+    on average, and the errors of the estimates."""
+    num = len(case.rewards_N)
+    undrawn, k = np.setdiff1d(np.arange(num), run.drawn), max(1, int(SHARE * num))
+    drawn = case.rewards_N[run.drawn]
+    missed = round((1 - run.recall) * k)
+    covered: list[bool] = []
+    errors: list[float] = []
+    for _ in range(AGAIN):
+        chosen = audit.choose(undrawn, num, config.Audit(samples=size), rng)
+        found = audit.estimate(drawn, case.rewards_N[chosen], len(undrawn), k, 0.9)
+        covered.append(found.low - 1e-9 <= run.recall <= found.high + 1e-9)
+        errors.append(found.recall - run.recall)
+        met = missed * len(chosen) / len(undrawn)
+    return float(np.mean(covered)), met, errors
 
 
 def stopping(case: Case, recall: float, budget: float, seeds: int) -> None:
@@ -126,13 +176,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--only", choices=("coverage", "until"))
     parser.add_argument("--synthetic", type=int, nargs="*", default=[20_000])
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--features", default="proxy1+match-proxy1+source")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cases = recorded(Path(os.environ["CLUSTERUCB_MATERIAL"]) / "traces", args.seeds)
+    if args.table is None:
+        cases = recorded(Path(os.environ["CLUSTERUCB_MATERIAL"]) / "traces", args.seeds)
+    else:
+        cases = one_shot(args.table, args.features, args.seeds)
     if args.only != "until":
-        print(
-            f"coverage of the 90 % interval at budgets of 10, 20 and 30 %, {len(TARGETS)} targets, {args.seeds} seeds"
-        )
+        print(f"coverage of the 90 % interval, {len(cases)} targets, {args.seeds} seeds, {AGAIN} audits a search")
         coverage(cases, args.seeds)
     if args.only != "coverage":
         print("until, at a confidence of 90 %")

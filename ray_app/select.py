@@ -14,12 +14,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.coordinator import Coordinator, CoordinatorActor, Outcome, Work
 from actors.names import NAMESPACE, coordinator_name
 from clusterucb.config import RunConfig
-from clusterucb.data.tokens import TokenStore
 from clusterucb.errors import ClusterUCBError, ResourceError, Stopped
 from clusterucb.run.events import Note, Progressed, Started, parse_event
-from clusterucb.run.feature_parts import prepared_parts
+from clusterucb.run.feature_parts import prepared_matches, prepared_parts
 from clusterucb.run.feature_stage import feature_store
-from clusterucb.run.preparation import prepare
+from clusterucb.run.preparation import Prepared, prepare
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.summary import Summary, read_summary
 from ray_app.cluster import connected
@@ -52,7 +51,7 @@ def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: 
         try:
             for note in prepared.notes:
                 view(Note(text=note))
-            if work == "features" and _featured(config, folder, prepared.pool):
+            if work == "features" and _featured(config, folder, prepared):
                 return
             with connected(address):
                 _drive(config, folder, view, stop, work)
@@ -61,8 +60,9 @@ def drive(config: RunConfig, folder: RunFolder, address: str, view: View, work: 
             raise
 
 
-def _featured(config: RunConfig, folder: RunFolder, pool: TokenStore) -> bool:
-    return all(feature_store(part, folder).complete for part in prepared_parts(config, pool))
+def _featured(config: RunConfig, folder: RunFolder, prepared: Prepared) -> bool:
+    parts = (*prepared_parts(config, prepared.pool), *prepared_matches(config, prepared.target))
+    return all(feature_store(part, folder).complete for part in parts)
 
 
 def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Event, work: Work) -> None:

@@ -20,6 +20,7 @@ from clusterucb.config import (
     GradientFeatures,
     HiddenFeatures,
     OutputGradientFeatures,
+    Predictive,
     RunConfig,
     Search,
     Selection,
@@ -28,6 +29,8 @@ from clusterucb.errors import ConfigError, RunFolderError
 from clusterucb.run.costs import saved_costs, weighted_tokens
 from clusterucb.run.feature_parts import feature_parts
 from clusterucb.run.feature_store import FeatureStore
+from clusterucb.run.matching import target_means
+from clusterucb.run.part_names import STAGES
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_beside, sources_of
 from clusterucb.run.run_folder import RunFolder
@@ -73,7 +76,7 @@ def reference_config(config: RunConfig) -> RunConfig:
 
 def feature_config(config: RunConfig, kind: str) -> RunConfig:
     """Return the run that makes one part of the features."""
-    return _bare(config, Search(budget=1.0), _described(kind, config))
+    return _bare(config, Search(budget=1.0, allocator=Predictive()), _described(kind, config))  # it sees all of it
 
 
 def read_reference(folder: RunFolder) -> Reference:
@@ -119,7 +122,7 @@ def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatur
                 f"another folder with --out"
             )
         store = FeatureStore(folder.state, pool.num_samples)
-        cost = sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage == "features")
+        cost = sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage in STAGES)
     usable_N = pool.usable_N.copy()
     usable_N[[failure.sample for failure in store.failures()]] = False
     columns: tuple[Columns, ...] = ()
@@ -128,8 +131,9 @@ def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatur
         part = feature_parts(config.features)[0]
         matrix_NF = store.matrix()
         targets = target_columns(config, bank.subtasks)
-        beside = known_beside(part.features, part.name, folder.state, config.gradients, matrix_NF, bank, targets)
-        columns = beside.columns
+        wanted, _ = target_means(config, open_prepared(folder)[1], folder, bank.subtasks)
+        known = (part.features, part.name, folder.state, config.gradients, matrix_NF, bank, targets)
+        columns = known_beside(*known, wanted.get(part.name)).columns
     return PoolFeatures(kind, store.matrix(), usable_N, cost, Knowledge((), columns, (sources_of(pool),)))
 
 

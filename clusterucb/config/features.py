@@ -18,7 +18,15 @@ class GradientFeatures(Section):
     the products of its sketches with this target, where these are made alike."""
 
 
-class HiddenFeatures(Section):
+class MatchedFeatures(Section):
+    """Features that are computed here, hence of the target's examples too."""
+
+    match: bool = True
+    """Whether the predictive allocator also sees the products of a sample's features with the mean of each subtask's:
+    how much it looks like the target. It takes the features of the target's few examples besides the pool's."""
+
+
+class HiddenFeatures(MatchedFeatures):
     """Hidden states of the model itself, pooled over the sample: one forward pass a sample."""
 
     kind: Literal["hidden"] = "hidden"
@@ -28,7 +36,7 @@ class HiddenFeatures(Section):
     """`weighted` gives later positions linearly more weight."""
 
 
-class OutputGradientFeatures(Section):
+class OutputGradientFeatures(MatchedFeatures):
     """Loss gradient at the final hidden state x final hidden state, summed over the label tokens and sketched: the
     gradient of a linear map put between the model and its output embedding. One forward pass a sample."""
 
@@ -45,7 +53,7 @@ class ProxyLora(Lora):
     target_modules: tuple[str, ...] | Literal["all-linear"] | None = "all-linear"
 
 
-class ProxyFeatures(Section):
+class ProxyFeatures(MatchedFeatures):
     """Sketches of the gradients of another, much smaller causal language model, with its own tokenizer: plain
     gradients of the loss on the same messages, taken by the same workers. It is used as it is, without a warm-up on the
     pool; a trained `adapter` may be brought."""
@@ -72,7 +80,7 @@ class ProxyFeatures(Section):
     """Padded tokens in a micro-batch."""
 
 
-class EmbeddingFeatures(Section):
+class EmbeddingFeatures(MatchedFeatures):
     """Sentence embeddings of any encoder that transformers loads, mean-pooled."""
 
     kind: Literal["embedding"] = "embedding"

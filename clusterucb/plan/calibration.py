@@ -112,7 +112,7 @@ def calibrate(config: RunConfig, work: PlannedWork, pool: TokenStore, target: To
         return answer
 
     for stage in work.stages:
-        if stage.part is not None:
+        if stage.part is not None and stage.part.side == "pool":  # the target's passes are of the same kind
             lengths_N = stage.part.tokens.lengths_N
             timings += _timed(stage.stage, stage.waves[0], lengths_N, partial(features, stage.part))
     return Calibration(tuple(timings), widths)

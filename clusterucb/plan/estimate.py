@@ -158,7 +158,7 @@ def _stage(work: StageWork, store: TokenStore, calibration: Calibration | None, 
     batches = [batch for wave in work.waves for batch in wave]
     worker_seconds = wall_seconds = None
     if calibration is not None:
-        kind: Kind = work.stage if work.stage == "target" or work.part is not None else "gradients"
+        kind: Kind = work.part.name if work.part is not None else "target" if work.stage == "target" else "gradients"
         speed = calibration.speed(kind)
         waves = [speed.seconds(wave, store.lengths_N) for wave in work.waves if wave]
         worker_seconds = float(sum(seconds.sum() for seconds in waves))

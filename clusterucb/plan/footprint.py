@@ -70,7 +70,7 @@ def memory_of(
     examples = work.stages[0].waves[0]
     passes = [stage for stage in work.stages[1:] if stage.backward and stage.part is None]
     scored = [batch for stage in passes for wave in stage.waves for batch in wave]
-    parts = [stage.part for stage in work.stages if stage.part is not None]
+    parts = [stage.part for stage in work.stages if stage.part is not None and stage.part.side == "pool"]
     others = sum(part.share for part in parts if part.features.kind in OTHER_MODELS) * shape.num_parameters
     tokens = max(_padded(examples, target.lengths_N), _padded(scored, pool.lengths_N))
     width = 2 if half else 4

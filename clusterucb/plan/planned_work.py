@@ -15,7 +15,7 @@ from clusterucb.config import RunConfig
 from clusterucb.data.tokens import TokenStore
 from clusterucb.features.clustering import resolve_k
 from clusterucb.run.batching import micro_batches
-from clusterucb.run.feature_parts import PreparedPart, prepared_parts
+from clusterucb.run.feature_parts import PreparedPart, prepared_matches, prepared_parts
 from clusterucb.run.feature_stage import feature_batches
 from clusterucb.run.streams import Streams
 from clusterucb.run.target_stage import target_batches
@@ -65,10 +65,10 @@ def plan_work(config: RunConfig, pool: TokenStore, target: TokenStore) -> Planne
     stages = [StageWork("target", (examples,), True, True)]
     features = config.features
     clustered = config.search.allocator.kind not in ("uniform", "exhaustive")
-    for part in prepared_parts(config, pool):
-        if part.computed:
-            waves = (tuple(feature_batches(config, part, pool)),)
-            stages.append(StageWork(part.name, waves, part.backward, True, part))
+    parts = [(part, pool) for part in prepared_parts(config, pool) if part.computed]
+    for part, rows in [*parts, *((part, target) for part in prepared_matches(config, target))]:
+        waves = (tuple(feature_batches(config, part, rows)),)
+        stages.append(StageWork(part.stage, waves, part.backward, True, part))
     k = resolve_k(config.clusters, len(usable), config.search.budget) if clustered else None
     if clustered and features.kind == "gradient" and features.path is None:
         stages.append(StageWork("pool", exhaustive.waves, True, True))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from clusterucb.data.tokens import TokenStore
 from clusterucb.run.disk import write_atomically
-from clusterucb.run.part_names import NAMES
+from clusterucb.run.part_names import STAGES as FEATURES
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import STAGES, ScoreArchive
 from clusterucb.types import IntArray
@@ -63,7 +63,7 @@ def weighted_tokens(cost: StageCost) -> float:
 
 def ledger(stages: Sequence[StageCost], pool_samples: int, pool_tokens: int) -> CostLedger:
     """Sum the stages against the exhaustive scoring of a pool; the target's gradients are paid in both."""
-    scored = [stage for stage in stages if stage.backward_passes and stage.stage not in ("target", *NAMES)]
+    scored = [stage for stage in stages if stage.backward_passes and stage.stage not in ("target", *FEATURES)]
     seconds_per_token = sum(stage.seconds for stage in scored) / max(1, sum(stage.tokens for stage in scored))
     target = [stage for stage in stages if stage.stage == "target"]
     exhaustive = StageCost(
@@ -121,7 +121,7 @@ def save_cost(folder: RunFolder, cost: StageCost) -> None:
 
 def saved_costs(folder: RunFolder) -> list[StageCost]:
     """Return the costs kept by `save_cost`."""
-    paths = [folder.state / "cost" / f"{stage}.json" for stage in ("target", *NAMES)]
+    paths = [folder.state / "cost" / f"{stage}.json" for stage in ("target", *FEATURES)]
     return [StageCost.model_validate_json(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
 
 

@@ -21,11 +21,12 @@ from clusterucb.run.disk import replacing
 from clusterucb.run.earlier_run import predictions_file
 from clusterucb.run.ending import Ending, undrawn
 from clusterucb.run.events import Emit, Looked, Note, StageFinished, StageStarted
-from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_parts
+from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_matches, prepared_parts
 from clusterucb.run.feature_stage import feature_stages, feature_store
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.gating import read_gates
 from clusterucb.run.kept_sketches import NOTHING_KEPT, KeptSketches, open_kept
+from clusterucb.run.matching import target_means
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
@@ -90,6 +91,8 @@ class SelectionRun:
         else:
             parts = prepared_parts(config, self._pool)
             yield from feature_stages(config, parts, self._pool, folder, self._emit)
+            matched = prepared_matches(config, self._target)
+            yield from feature_stages(config, matched, self._target, folder, self._emit)
             stores = [feature_store(part, folder) for part in parts]
             labels_N = self._cluster(stores[0] if stores else None).labels_N
             self._note_parts(parts, stores)
@@ -188,8 +191,10 @@ class SelectionRun:
         config = self.config
         if config.search.allocator.kind != "predictive":
             return None
-        known, notes = known_of(parts, stores, self.folder.state, config.gradients, self._pool, self.bank, self.targets)
-        for note in notes:
+        state, bank = self.folder.state, self.bank
+        wanted, unmatched = target_means(config, self._target, self.folder, bank.subtasks)
+        known, notes = known_of(parts, stores, state, config.gradients, self._pool, bank, self.targets, wanted)
+        for note in (*unmatched, *notes):
             self._note(note)
         return known
 

@@ -21,8 +21,7 @@ from clusterucb.errors import ConfigError, DataError
 from clusterucb.features.clustering import resolve_k
 from clusterucb.run.brought_clusters import bring_earlier
 from clusterucb.run.choosing import check_caps, pool_groups
-from clusterucb.run.feature_parts import parts_in_use
-from clusterucb.run.feature_preparation import check_parts, prepare_parts, tokenise_parts
+from clusterucb.run.feature_preparation import check_parts, own_tokens, prepare_parts, tokenise_parts
 from clusterucb.run.gating import NAME as GATES
 from clusterucb.run.gating import Gated, gate, kept, read_gates
 from clusterucb.run.kept_sketches import check_store
@@ -80,8 +79,7 @@ def prepare(config: RunConfig, folder: RunFolder, progress: Progress) -> Prepare
     shares = check_parts(config, shape)
     claim = Claim(config, folder)
     try:
-        own = tuple(part.own_tokens for part in parts_in_use(config) if part.own_tokens)
-        with _alone(folder, (*_stores(config), *own), progress) as watched:
+        with _alone(folder, (*_stores(config), *own_tokens(config)), progress) as watched:
             prepared = _gated(config, folder, watched, _tokenise_both(config, folder, watched, claim))
             notes = tokenise_parts(config, folder, watched)
         check_sizes(config, prepared.pool, prepared.target, read_gates(folder))

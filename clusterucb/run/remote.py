@@ -26,10 +26,10 @@ from fsspec.utils import get_protocol
 
 from clusterucb.errors import RunFolderError
 from clusterucb.run.disk import replacing, write_atomically
-from clusterucb.run.part_names import NAMES
+from clusterucb.run.part_names import STAGES
 
 GROWING = frozenset(
-    {"events.jsonl", "state/scores.journal", "state/sketches.f16", *(f"state/{name}.journal" for name in NAMES)}
+    {"events.jsonl", "state/scores.journal", "state/sketches.f16", *(f"state/{name}.journal" for name in STAGES)}
 )
 """Files that only grow; every other one is written whole."""
 

@@ -18,14 +18,14 @@ from clusterucb.config import RunConfig
 from clusterucb.errors import RunFolderError
 from clusterucb.run.disk import write_atomically
 from clusterucb.run.journal import check_journal
-from clusterucb.run.part_names import NAMES
+from clusterucb.run.part_names import STAGES
 from clusterucb.run.remote import Remote, is_url, working_copy
 from clusterucb.run.replica import NO_REPLICA, Replica
 
 _LIBRARIES = ("clusterucb-service", "torch", "transformers", "peft", "deepspeed", "ray", "numpy", "datasets")
 _EXECUTION_ONLY = ("workers", "store", "sinks")
 _JUDGING = ("evaluation", "study")
-_JOURNALS = ("scores.journal", *(f"{name}.journal" for name in NAMES))
+_JOURNALS = ("scores.journal", *(f"{name}.journal" for name in STAGES))
 _CANCEL = "state/cancel"
 _POLL_S, _REMOTE_POLL_S = 0.5, 5.0
 

@@ -49,6 +49,7 @@ def planned(config: RunConfig, folder: RunFolder, width: int | None = None) -> E
             "search.allocator.kind=predictive",
             "features={kind: several, parts: [{kind: hidden}, {kind: hidden, layer: 1}]}",
         ],
+        ["search.allocator.kind=predictive", "features={kind: hidden, match: false}"],
         ["search.compat=official", "audit.samples=0"],
         ["tokens.max_length=40", "tokens.truncation=exclude"],
     ],

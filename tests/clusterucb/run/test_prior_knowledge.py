@@ -129,11 +129,11 @@ def test_a_comparison_sees_parts_together(settings: dict[str, object], first: Ru
         prepare(wanted, folder, lambda what, rows: None)
         run_in_process(wanted, folder, lambda event: None, run_type=FeatureRun)
     found = read_features("hidden+earlier", folders, first)
-    pool, _ = open_prepared(first)
-    assert found.cost == pool.lengths_N.sum(), "the earlier period is paid"
+    pool, target = open_prepared(first)
+    assert found.cost == pool.lengths_N.sum() + target.lengths_N.sum(), "the earlier period is paid"
     assert [matrix.shape for matrix in found.known.matrices] == [(160, 32), (160, 512)]
-    assert set(columns_of(found.known)) == {"influence", "match"}
-    assert columns_of(read_features("hidden", folders, first).known) == {}
+    assert set(columns_of(found.known)) == {"influence", "match", "match features"}
+    assert set(columns_of(read_features("hidden", folders, first).known)) == {"match features"}
 
 
 def test_a_bare_matrix_says_nothing_of_its_making(settings: dict[str, object], first: RunFolder, tmp_path: Path):

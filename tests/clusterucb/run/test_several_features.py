@@ -49,7 +49,15 @@ def stages_of(folder: RunFolder) -> dict[str, dict[str, float]]:
 
 def test_every_computed_part_has_its_line_and_an_early_exit_costs_its_share(finished: RunFolder):
     stages = stages_of(finished)
-    assert list(stages) == ["target", "features", "features-3", "search", "audit"]
+    assert list(stages) == [
+        "target",
+        "features",
+        "features-3",
+        "features-target",
+        "features-3-target",
+        "search",
+        "audit",
+    ]
     assert [stages[name]["share"] for name in ("features", "features-3")] == [0.5, 1.0]
     summary = json.loads(finished.summary_file.read_text())["cost"]
     spent = sum(
