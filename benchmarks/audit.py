@@ -31,12 +31,9 @@ from clusterucb.features.clustering import fit
 from clusterucb.search.predictive import Knowledge
 
 TARGETS = ("gsm8k", "mbpp", "bbh")
-ALLOCATORS: tuple[config.Allocator, ...] = (
-    config.UcbBeta(),
-    config.Predictive(),
-    config.ThreshNormal(),
-    config.Uniform(),
-)
+ALLOCATORS: dict[str, config.Allocator] = {
+    each.kind: each for each in (config.UcbBeta(), config.Predictive(), config.ThreshNormal(), config.Uniform())
+}
 SHARE = 0.05
 AUDITS: tuple[int | Literal["auto"], ...] = ("auto", 50, 200, 400)
 AGAIN = 20
@@ -79,12 +76,12 @@ def synthetic(size: int, seeds: int) -> Case:
     return Case(f"synthetic {size:,}", rewards_N, [labels_N] * seeds, Knowledge((seen.astype(np.float16),)))
 
 
-def coverage(cases: list[Case], seeds: int) -> None:
+def coverage(cases: list[Case], allocators: list[config.Allocator], seeds: int) -> None:
     """Print how often the interval covers."""
     every: list[float] = []
     expected: list[float] = []
     by_size: dict[int | str, list[float]] = {}
-    for allocator in ALLOCATORS:
+    for allocator in allocators:
         for budget in (0.1, 0.2, 0.3):
             errors: list[float] = []
             line: dict[int | str, list[float]] = {size: [] for size in AUDITS}
@@ -138,9 +135,9 @@ def audited(
     return float(np.mean(covered)), met, errors
 
 
-def stopping(case: Case, recall: float, budget: float, seeds: int) -> None:
+def stopping(case: Case, recall: float, budget: float, allocators: list[config.Allocator], seeds: int) -> None:
     """Print how `until` does on one pool."""
-    for allocator in (config.UcbBeta(), config.Predictive()):
+    for allocator in allocators:
         reached: list[bool] = []
         kept: list[bool] = []
         valid: list[bool] = []
@@ -178,24 +175,28 @@ def main() -> None:
     parser.add_argument("--synthetic", type=int, nargs="*", default=[20_000])
     parser.add_argument("--table", type=Path)
     parser.add_argument("--features", default="proxy1+match-proxy1+source")
+    parser.add_argument("--allocators", nargs="*", choices=tuple(ALLOCATORS))
+    parser.add_argument("--targets", nargs="*", help="some of the tables' targets")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.table is None:
         cases = recorded(Path(os.environ["CLUSTERUCB_MATERIAL"]) / "traces", args.seeds)
     else:
         cases = one_shot(args.table, args.features, args.seeds)
+    cases = [case for case in cases if args.targets is None or case.name in args.targets]
     if args.only != "until":
         print(f"coverage of the 90 % interval, {len(cases)} targets, {args.seeds} seeds, {AGAIN} audits a search")
-        coverage(cases, args.seeds)
+        coverage(cases, [ALLOCATORS[name] for name in args.allocators or ALLOCATORS], args.seeds)
     if args.only != "coverage":
         print("until, at a confidence of 90 %")
+        chosen = [ALLOCATORS[name] for name in args.allocators or ("ucb_beta", "predictive")]
         for case in cases:
-            stopping(case, 0.8, 0.8, args.seeds)
+            stopping(case, 0.8, 0.8, chosen, args.seeds)
         for case in cases:
-            stopping(case, 0.95, 1.0, args.seeds)
+            stopping(case, 0.95, 1.0, chosen, args.seeds)
         for size in args.synthetic:
             for recall in (0.8, 0.9, 0.95):
-                stopping(synthetic(size, args.seeds), recall, 0.6, args.seeds)
+                stopping(synthetic(size, args.seeds), recall, 0.6, chosen, args.seeds)
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def feature_task(config: RunConfig, part: PreparedPart) -> Callable[[IntArray], 
     if not isinstance(part.features, EmbeddingFeatures):
         return lambda batch: FeatureTask(part.tokens.batch(batch), part.name)
     if part.side == "target":  # a few examples, perhaps of several files
-        texts = [_text(row.messages) for row in examples(config)]
-        return lambda batch: EmbeddingTask(batch, tuple(texts[i] for i in batch.tolist()), part.name)
+        texts = np.array([_text(row.messages) for row in examples(config)], dtype=object)
+        return lambda batch: EmbeddingTask(batch, tuple(texts[batch].tolist()), part.name)
     rows = read_rows(config.pool)
     return lambda batch: EmbeddingTask(batch, _texts(rows, batch), part.name)
 
