@@ -1,6 +1,7 @@
 """Following a run: its event stream, opened again where it broke off, and polling where streams do not get through.
 
-Invariant: events come in order and once each; the last thing is the record of a run that is over.
+Invariants: events come in order and once each, whatever dies meanwhile; what is not told while it happens is told from
+the stream of the run that is over; the last thing is the record of a run that is over.
 """
 
 import json
@@ -12,12 +13,15 @@ from pydantic import ValidationError
 
 from clusterucb.run.events import Event, parse_event
 from ray_app.client.connection import Connection
-from ray_app.client.errors import TooMuch
+from ray_app.client.errors import ServiceError, TooMuch
 from ray_app.service.records import RunRecord
 
 _BARREN = 3
 """Streams in a row that break off with nothing new, before records are polled instead."""
+_REFUSED = 12
+"""Streams of a run that is over that are asked for, before its events are given up."""
 _POLL_S = 2.0
+_FAULT = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +33,92 @@ class Message:
     id: int | None
 
 
-def follow(connection: Connection, run_id: str, after: int = 0) -> Iterator[Event | RunRecord]:
-    """Yield a run's events beyond `after`, and its record whenever its state changes, until it is over."""
-    path, barren = f"/v1/selections/{run_id}/events", 0
-    while barren < _BARREN:
-        barren += 1
+class _Follower:
+    """Where a client has got to in a run."""
+
+    def __init__(self, connection: Connection, run_id: str, after: int) -> None:
+        self._connection = connection
+        self._path = f"/v1/selections/{run_id}"
+        self._after = after
+        self.shown: RunRecord | None = None
+        self.barren = 0
+        """Streams in a row that were let in and told nothing."""
+        self.refused = 0
+        """Streams in a row that were not let in."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the record of a run that is over was told."""
+        return self.shown is not None and self.shown.over
+
+    def stream(self) -> Iterator[Event | RunRecord]:
+        """Yield what one stream tells, until it ends or breaks off."""
+        headers = {"Last-Event-ID": str(self._after)}
         try:
-            with connection.stream(path, headers={"Last-Event-ID": str(after)}) as answer:
+            with self._connection.stream(f"{self._path}/events", headers=headers) as answer:
+                self.barren += 1
                 for message in messages(answer.iter_lines()):
-                    barren = 0
+                    self.barren = self.refused = 0
                     if message.kind == "record":
-                        record = RunRecord.model_validate_json(message.data)
-                        yield record
-                        if record.over:
+                        yield from self._tell(RunRecord.model_validate_json(message.data))
+                        if self.over:
                             return
                         continue
-                    after = after if message.id is None else message.id
+                    self._after = self._after if message.id is None else message.id
                     if (event := _event(message.data)) is not None:
                         yield event
         except httpx2.TransportError:
-            pass
+            pass  # it broke off, or nobody is there: whoever asks for the record next waits for them
         except TooMuch:
-            break  # no more watchers are let in: ask now and then
-        connection.sleep(min(_POLL_S, 0.25 * 2**barren))
-    yield from _poll(connection, run_id)
+            self.refused += 1  # no more watchers are let in, or no replica is ready
+        except ServiceError as error:
+            if (error.status or 0) < _FAULT:
+                raise
+            self.refused += 1
 
+    def record(self) -> RunRecord:
+        """Ask for the record, patiently. Raises Unreachable where patience ends."""
+        return RunRecord.model_validate_json(self._connection.ask("GET", self._path).content)
 
-def _poll(connection: Connection, run_id: str) -> Iterator[RunRecord]:
-    shown: RunRecord | None = None
-    while True:
-        record = RunRecord.model_validate_json(connection.ask("GET", f"/v1/selections/{run_id}").content)
-        if record != shown:
+    def poll(self) -> Iterator[RunRecord]:
+        """Yield the record as it changes, until the run is over; that record is left to the stream's end."""
+        while not (record := self.record()).over:
+            yield from self._tell(record)
+            self._connection.sleep(_POLL_S)
+
+    def end(self) -> Iterator[RunRecord]:
+        """Yield the last record where no stream tells it."""
+        yield from self._tell(self.record())
+
+    def _tell(self, record: RunRecord) -> Iterator[RunRecord]:
+        if record != self.shown:
+            self.shown = record
             yield record
-        if record.over:
+
+
+def follow(connection: Connection, run_id: str, after: int = 0) -> Iterator[Event | RunRecord]:
+    """Yield a run's events beyond `after`, and its record whenever its state changes, until it is over.
+
+    Raises Unreachable where the service is away for longer than the connection's patience.
+    """
+    follower = _Follower(connection, run_id, after)
+    while True:
+        yield from follower.stream()
+        if follower.over:
             return
-        shown = record
-        connection.sleep(_POLL_S)
+        if follower.barren + follower.refused >= _BARREN:
+            break
+        follower.record()  # waits for a service that is away
+        connection.sleep(min(_POLL_S, 0.25 * 2 ** (follower.barren + follower.refused)))
+    yield from follower.poll()
+    follower.barren = follower.refused = 0
+    while not follower.over and follower.barren < _BARREN and follower.refused < _REFUSED:
+        yield from follower.stream()  # one that ends gets through where others do not
+        if not follower.over:
+            connection.sleep(min(_POLL_S, 0.25 * 2 ** (follower.barren + follower.refused)))
+            follower.record()
+    if not follower.over:
+        yield from follower.end()
 
 
 def messages(lines: Iterator[str]) -> Iterator[Message]:

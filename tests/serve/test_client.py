@@ -78,6 +78,35 @@ def test_a_stream_that_breaks_off_goes_on_without_gap_or_repeat(tmp_path: Path, 
         assert seen == [parse_event(line) for line in there.open()]
 
 
+def refusing(times: int, status: int) -> Callable[[ASGIApp], ASGIApp]:
+    """Refuse the first event streams."""
+    left = times
+
+    def wrap(app: ASGIApp) -> ASGIApp:
+        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal left
+            if left == 0 or not scope.get("path", "").endswith("/events"):
+                return await app(scope, receive, send)
+            left -= 1
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+        return refuse
+
+    return wrap
+
+
+@pytest.mark.parametrize("status", [500, 429])
+def test_no_event_is_lost_where_streams_are_refused_for_a_while(tmp_path: Path, status: int) -> None:
+    config = service_config(tmp_path)
+    with live_service(config, wrap=refusing(6, status)) as service, client_of(service) as client:
+        seen: list[Event] = []
+        run = client.select(**WANTED).wait(progress=seen.append)
+        there = Path(config.folder) / "runs" / run.id / "events.jsonl"
+        assert run.record.status == "finished"
+        assert seen == [parse_event(line) for line in there.open()]
+
+
 def test_where_no_stream_gets_through_the_run_is_asked_for(tmp_path: Path) -> None:
     with live_service(service_config(tmp_path), wrap=breaking(0, True)) as service, client_of(service) as client:
         assert client.select(**WANTED).wait().record.status == "finished"
