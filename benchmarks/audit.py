@@ -5,7 +5,8 @@
 Part 1: how often the 90 % interval of an audit after the search covers the true recall, over allocators, budgets,
 targets, seeds and sizes of the audit. Every search is audited many times, for an audit costs nothing here; coverages
 are means over searches, with their standard error. They are told apart by how many missed top samples the audit may
-expect to meet, for with few of them no exact test can refuse as often as it may. Part 2: `search.until`: how often a
+expect to meet, and by the slack of what is tested: undrawn samples between the last drawn sample that is in the top and
+the first that is not, of which the recall says nothing. Part 2: `search.until`: how often a
 run that stops has the asked recall, how often the certificate is reached within the budget, and what is scored,
 against the budget and against the least that would have sufficed with the truth known.
 
@@ -80,6 +81,7 @@ def coverage(cases: list[Case], allocators: list[config.Allocator], seeds: int) 
     """Print how often the interval covers."""
     every: list[float] = []
     expected: list[float] = []
+    slacks: list[int] = []
     by_size: dict[int | str, list[float]] = {}
     for allocator in allocators:
         for budget in (0.1, 0.2, 0.3):
@@ -92,6 +94,7 @@ def coverage(cases: list[Case], allocators: list[config.Allocator], seeds: int) 
                     run = simulate(case.rewards_N, case.labels[seed], search, SHARE, rng, case.known)
                     for size in AUDITS:
                         covered, met, off = audited(case, run, size, np.random.default_rng([seed, 2]))
+                        slacks.append(slack(case, run))
                         line[size].append(covered)
                         expected.append(met)
                         errors += off
@@ -100,14 +103,28 @@ def coverage(cases: list[Case], allocators: list[config.Allocator], seeds: int) 
                 every += covered
             cells = "  ".join(f"{size}: {np.mean(covered):6.1%}" for size, covered in line.items())
             print(f"  {allocator.kind:14} {budget:4.0%}  {cells}  (bias {np.mean(errors):+.3f})", flush=True)
-    covered, met = np.asarray(every), np.asarray(expected)
+    covered, met, between = np.asarray(every), np.asarray(expected), np.asarray(slacks)
     for size, values in by_size.items():
         print(f"  audit of {size:>4}: {said(np.asarray(values))}")
     for low, high in pairwise((0.0, 0.5, 1.0, 2.0, 5.0, 10.0, np.inf)):
         within = (low <= met) & (met < high)
         if within.any():
             print(f"  {low:g} to {high:g} missed top samples expected in the audit: {said(covered[within])}")
+    for low, high in pairwise((0, 2, 4, 8, 10**9)):
+        within = (low <= between) & (between < high)
+        if within.any():
+            print(f"  slack {low} to {high - 1}: {said(covered[within])}")
     print(f"  all: {said(covered)}", flush=True)
+
+
+def slack(case: Case, run: SimulatedRun) -> int:
+    """Return the undrawn samples between the last drawn one of the true top and the next drawn one."""
+    k = max(1, int(SHARE * len(case.rewards_N)))
+    drawn = np.sort(case.rewards_N[run.drawn])[::-1][:k]
+    undrawn = np.sort(case.rewards_N[np.setdiff1d(np.arange(len(case.rewards_N)), run.drawn)])
+    above = len(undrawn) - np.searchsorted(undrawn, drawn, side="right")
+    j = round(run.recall * k)
+    return int((above[j] if j < k else 0) - (above[j - 1] if j else 0))
 
 
 def said(covered: np.ndarray) -> str:
