@@ -4,8 +4,9 @@
 
 Later period: searches over the last checkpoint's sketches, rewards at this one, the best 5 % selected. First table: the
 rank correlation of influence with answer length over the pool, the median answer of the pool and of the selection under
-each `selection.normalise`, and the share of the true top (by what is ranked by) that was drawn: as it is, where the
-search sees influence, and where it would see the corrected rewards of the whole pool, which no run knows. Second table:
+each `selection.normalise`, and the share of the true top (by what is ranked by) that was drawn: where the search sees
+influence, as a run does it (`length_trend`: corrected by what round 0 shows), and where it would see the corrected
+rewards of the whole pool, which no run knows. Second table:
 mean influence of the selection over that of the best, and how like the most similar selected one the shortlist's
 samples are (mean cosine), for each kind of diversity and `quality`.
 """
@@ -61,29 +62,31 @@ def lengths(earlier: np.lib.npyio.NpzFile, now: np.lib.npyio.NpzFile, seeds: int
     answers, sketches = now["num_label_tokens"].astype(np.int64), earlier["sketch"]
     everything = np.ones(len(answers), np.bool_)
     print(f"{'target':8} {'allocator':11} {'normalise':16} {'corr':>6} {'pool':>6} {'selected':>8} "
-          f"{'recall':>7} {'if seen':>8}")  # fmt: skip
+          f"{'blind':>7} {'recall':>7} {'ideal':>8}")  # fmt: skip
     for target in TARGETS:
         rewards = now[f"influence_{target}"].max(axis=1).astype(np.float64)
         correlation = rank_correlation(rewards, answers)
         for allocator in (config.UcbBeta(), config.Predictive()):
             for kind in KINDS:
-                medians, recalls, seen = [], [], []
+                medians, blind, recalls, ideal = [], [], [], []
                 whole = fit_correction(kind, rewards, answers, everything, answers)(rewards, answers)
                 for seed in range(seeds):
-                    rng = np.random.default_rng(seed)
-                    labels = fit(sketches, 40, config.Clusters(), rng, everything).labels_N
-                    engine = search_of(labels, allocator, budget, sketches, seed)
-                    start = engine.start
-                    drawn = drive(engine, rewards)
-                    unsteered = np.arange(len(drawn)) < start
-                    correct = fit_correction(kind, rewards[drawn], answers[drawn], unsteered, answers)
+                    labels = fit(sketches, 40, config.Clusters(), np.random.default_rng(seed), everything).labels_N
+                    engines = [search_of(labels, allocator, budget, sketches, seed) for _ in range(3)]
+                    unsteered = np.arange(len(rewards)) < engines[0].start
+                    drawn = drive(engines[0], rewards)
+                    correct = fit_correction(kind, rewards[drawn], answers[drawn], unsteered[: len(drawn)], answers)
+                    blind.append(found(correct(rewards, answers), drawn))
+                    if kind.kind == "length_trend":
+                        drawn = drive(engines[1], correct(rewards, answers))
                     values = correct(rewards, answers)
                     best = drawn[np.argsort(-values[drawn], kind="stable")][: int(SHARE * len(rewards))]
                     medians.append(np.median(answers[best]))
                     recalls.append(found(values, drawn))
-                    seen.append(found(whole, drive(search_of(labels, allocator, budget, sketches, seed), whole)))
+                    ideal.append(found(whole, drive(engines[2], whole)))
                 print(f"{target:8} {allocator.kind:11} {kind.kind:16} {correlation:+6.2f} {np.median(answers):6.0f} "
-                      f"{np.mean(medians):8.0f} {np.mean(recalls):7.2f} {np.mean(seen):8.2f}", flush=True)  # fmt: skip
+                      f"{np.mean(medians):8.0f} {np.mean(blind):7.2f} {np.mean(recalls):7.2f} {np.mean(ideal):8.2f}",
+                      flush=True)  # fmt: skip
 
 
 def diversity(now: np.lib.npyio.NpzFile) -> None:

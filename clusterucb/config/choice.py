@@ -53,7 +53,8 @@ class AsTheyAre(Section):
 
 
 class LengthTrend(Section):
-    """Rank by influence less its trend: the line fitted to influence over the logarithm of answer tokens."""
+    """Rank by influence less its trend: the line fitted to influence over the logarithm of answer tokens. The search
+    sees it corrected too."""
 
     kind: Literal["length_trend"] = "length_trend"
 

@@ -18,8 +18,7 @@ class Selection(Section):
     of the rewards, each standardised over what was scored."""
     caps: Caps = Caps()
     normalise: Normalise = AsTheyAre()
-    """What influence is corrected for before samples are ranked. The search sees influence as it is; recall is that of
-    the corrected ranking."""
+    """What influence is corrected for before samples are ranked; recall is that of the corrected ranking."""
     diversity: Diversity = NoDiversity()
     """Whether the best are taken, or those of a shortlist that differ: by the sketches of `gradients.sketch`."""
 

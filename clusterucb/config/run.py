@@ -106,6 +106,11 @@ class RunConfig(Section):
                 "selection.caps.cluster is set but gradients.scoring shortlist clusters only what the store lacks: "
                 "leave it out, or set gradients.scoring to exact"
             )
+        if self.search.warm_start is not None and self.selection.normalise.kind == "length_trend":
+            raise ValueError(
+                "search.warm_start brings means of influence, and with selection.normalise length_trend the search "
+                "sees it corrected: leave one of them out, or use length_quantile"
+            )
         if caps.near_duplicate is not None and self.gates.near.policy == "off":
             raise ValueError(
                 "selection.caps.near_duplicate is set but gates.near.policy is off, which finds none: set it to report"

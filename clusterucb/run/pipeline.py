@@ -32,6 +32,7 @@ from clusterucb.run.prior_knowledge import known_of
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreLog
 from clusterucb.run.score_table import ScoreTable
+from clusterucb.run.seen_rewards import SeenRewards
 from clusterucb.run.shortlist import shortlist
 from clusterucb.run.stages import AUDIT, SearchStage, score_stage
 from clusterucb.run.streams import Streams
@@ -222,8 +223,10 @@ class SelectionRun:
         batch_tokens = self.config.gradients.batch_tokens
         bank, log, kept = self.bank.fingerprint, self._log, self._kept
 
+        seen = SeenRewards(self.config.selection.normalise, self._pool.label_counts_N)
+
         def build() -> Stage:
-            return SearchStage(search, self._pool, batch_tokens, bank, self.targets, log, self._emit, kept)
+            return SearchStage(search, self._pool, batch_tokens, bank, self.targets, log, self._emit, kept, seen)
 
         if self.config.search.until is None:
             yield from self._announced("search", search.ledger.limit, build)

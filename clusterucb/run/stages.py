@@ -14,6 +14,7 @@ from clusterucb.run.batching import micro_batches
 from clusterucb.run.events import Emit, Progressed, RoundPlanned
 from clusterucb.run.kept_sketches import NOTHING_KEPT, KeptSketches
 from clusterucb.run.score_log import ScoreLog
+from clusterucb.run.seen_rewards import SeenRewards
 from clusterucb.run.target_columns import TargetColumns
 from clusterucb.run.tasks import Answer, Job, ScoreTask, Stage, Task
 from clusterucb.search import Search
@@ -117,8 +118,10 @@ class SearchStage(Stage):
         log: ScoreLog,
         emit: Emit,
         kept: KeptSketches = NOTHING_KEPT,
+        seen: SeenRewards | None = None,
     ) -> None:
         self.search = search
+        self._seen = seen
         self._pool = pool
         self._batch_tokens = batch_tokens
         self._bank = bank
@@ -192,7 +195,8 @@ class SearchStage(Stage):
             oldest = min(self._open)
             if not self._open[oldest].complete:
                 return
-            self.search.tell(oldest, self._open.pop(oldest).observations())
+            observed = self._open.pop(oldest).observations()
+            self.search.tell(oldest, observed if self._seen is None else self._seen.of(oldest, observed))
 
 
 def score_stage(

@@ -10,13 +10,17 @@ import pytest
 from selection_cases import config_of, run_here, small_selection, write_rows
 
 from clusterucb import audit
+from clusterucb.config import LengthQuantile, LengthTrend
 from clusterucb.errors import ConfigError
 from clusterucb.run.gating import read_gates
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.score_log import ScoreArchive
+from clusterucb.run.seen_rewards import SeenRewards
 from clusterucb.run.summary import Summary, read_summary
 from clusterucb.run.view.read import read_view, view_file
+from clusterucb.selection.length import fit_correction
+from clusterucb.types import Observations
 
 WISHES = (
     "selection.share=0.1",
@@ -209,3 +213,17 @@ def test_one_of_each_group_of_near_copies_is_taken(material, tmp_path: Path) -> 
     assert summary.caps[0].cap == "near_duplicate"
     assert summary.targets[0].caps[0].left_out > 0, "some of the best are copies of each other"
     assert summary.targets[0].caps[0].most[0][0].startswith("sums/")
+
+
+def test_the_search_sees_the_trend_that_the_ranking_is_corrected_by() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 100, 50)
+    rewards = rng.normal(size=(50, 2)) - np.log(lengths)[:, None]
+    seen = SeenRewards(LengthTrend(), lengths)
+    first, later = np.arange(20), np.arange(20, 50)
+    told = [seen.of(i, Observations(part, rewards[part])).rewards_B for i, part in enumerate((first, later))]
+    for m in range(2):
+        correct = fit_correction(LengthTrend(), rewards[:, m], lengths, np.arange(50) < 20, lengths)
+        np.testing.assert_allclose(np.concatenate(told)[:, m], correct(rewards[:, m], lengths))
+    plain = Observations(later, rewards[later])
+    assert SeenRewards(LengthQuantile(), lengths).of(0, plain) is plain
