@@ -296,7 +296,7 @@ def _all_rounds(asked: argparse.Namespace, place: Path) -> int:
     ]  # fmt: skip
 
     def looped(name: str, environment: dict[str, str], *more: str) -> Looped:
-        run = place / name / "run"  # of one name: it is in the summary
+        run = place / name / (asked.expected.name if asked.expected else "run")  # the name is in the summary
         command = [sys.executable, "-m", "ray_app", "run", str(config), "--out", str(run), "--quiet"]
         return Looped([*command, *overrides, *more], run, environment)
 

@@ -18,6 +18,7 @@ from peft import PeftModel
 from clusterucb.checkpoint.model import load_model, load_tokenizer
 from clusterucb.config import Model
 from clusterucb.run.disk import writing
+from clusterucb.training.checkpoint import save_tokenizer
 
 
 def copy_adapter(checkpoint: Path, folder: Path) -> None:
@@ -36,7 +37,7 @@ def merge_adapter(model: Model, adapter: Path, folder: Path) -> None:
     assert isinstance(loaded, PeftModel)
     with _whole(folder) as partial:
         loaded.merge_and_unload().save_pretrained(partial)
-        load_tokenizer(model).save_pretrained(partial)
+        save_tokenizer(load_tokenizer(model), partial)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from clusterucb.training.engine import Trained
 from clusterucb.training.record import CheckpointRecord
 
 RECORD = "training.json"
+_LOADING = ("local_files_only", "is_local")
 
 
 def write_checkpoint(
@@ -36,13 +37,22 @@ def write_checkpoint(
         partial.mkdir(parents=True)
         _write_adapter(partial, model, trained, record.base)
         save_moments(partial, trained.moments)
-        tokenizer.save_pretrained(partial)
+        save_tokenizer(tokenizer, partial)
         (partial / RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for file in partial.iterdir():
             sync(file)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(partial, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer's files, without how it came to be loaded (offline or not), which is nobody else's business."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    kept = {name: value for name, value in written.items() if name not in _LOADING}
+    path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_record(folder: Path) -> CheckpointRecord:
