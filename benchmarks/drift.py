@@ -3,6 +3,7 @@
     CLUSTERUCB_MATERIAL=... python benchmarks/drift.py tables                 # the recorded tables of two checkpoints
     CLUSTERUCB_MATERIAL=... python benchmarks/drift.py prepare drift --model MODEL --rows 480
     clusterucb run drift/loop.yaml --out drift/run                            # every period scores everything
+    python benchmarks/drift.py alone drift                                    # or, with a tiny model, in this process
     python benchmarks/drift.py run drift/run
 
 The loop of `prepare` has a budget of 1, so that each period knows the influence of the whole pool at its own
@@ -30,8 +31,13 @@ import yaml
 from clusterucb import config
 from clusterucb.compare.simulate import simulate
 from clusterucb.features.clustering import fit, resolve_k
+from clusterucb.loop.in_process import loop_in_process
 from clusterucb.loop.periods import LoopFolders
 from clusterucb.loop.summary import rank_correlation
+from clusterucb.run.events import Event, StageStarted, Trained
+from clusterucb.run.prepared import open_prepared
+from clusterucb.run.run_folder import RunFolder
+from clusterucb.settings import load_config
 
 BUDGETS = (0.1, 0.2, 0.3)
 TARGETS = ("gsm8k", "mbpp", "bbh")
@@ -167,17 +173,22 @@ def top(rewards_N: Real, count: int) -> npt.NDArray[np.int64]:
 
 def pool_ids(run: Path) -> list[str]:
     """Return the ids of a loop's pool, in its order."""
-    from clusterucb.run.prepared import open_prepared
-    from clusterucb.run.run_folder import RunFolder
-
     pool, _ = open_prepared(RunFolder(LoopFolders(run).selection(1)))
     return list(pool.ids)
 
 
-def prepare(folder: Path, material: Path, model: Path, rows: int, target: str) -> None:
+def say(event: Event) -> None:
+    """Print where a loop in this process is."""
+    if isinstance(event, StageStarted | Trained):
+        print(event.model_dump_json(exclude={"time"}), flush=True)
+
+
+def prepare(
+    folder: Path, material: Path, model: Path, rows: int, target: str, learning_rate: float, share: float
+) -> None:
     """Write a random part of the pool and the loop over it."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = (material / "pool" / "pool.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (material / "pool" / "pool.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
     chosen = np.sort(np.random.default_rng(0).permutation(len(lines))[:rows])
     (folder / "pool.jsonl").write_text("".join(lines[i] + "\n" for i in chosen), encoding="utf-8")
     settings = {
@@ -187,9 +198,9 @@ def prepare(folder: Path, material: Path, model: Path, rows: int, target: str) -
         "tokens": {"max_length": 256},
         "gradients": {"batch_tokens": 256},
         "search": {"budget": 1.0},
-        "selection": {"share": 0.05},
+        "selection": {"share": share},
         "audit": {"samples": 0},
-        "training": {"learning_rate": 2e-4, "batch_size": 8, "batch_tokens": 512, "ranks": 2, "save_every": 4},
+        "training": {"learning_rate": learning_rate, "batch_size": 8, "batch_tokens": 512, "ranks": 2, "save_every": 4},
         "warmup": {"share": 0.1},
         "loop": {"periods": 3, "epochs": 2},
         "workers": {"count": 2},
@@ -201,11 +212,12 @@ def prepare(folder: Path, material: Path, model: Path, rows: int, target: str) -
 def main() -> None:
     """Do what is asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tables", "prepare", "run"))
+    parser.add_argument("what", choices=("tables", "prepare", "alone", "run"))
     parser.add_argument("folder", type=Path, nargs="?", help="of `prepare`, or a loop's run folder")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--rows", type=int, default=480)
     parser.add_argument("--target", default="gsm8k")
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--share", type=float, default=0.05, help="of the pool, whose recall is asked")
     parser.add_argument("--seeds", type=int, default=8, help="of clusters and draws")
     parser.add_argument("--k", type=int, help="clusters; as a run has them where left out")
@@ -220,7 +232,18 @@ def main() -> None:
         if args.model is None:
             parser.error("prepare needs --model")
         material = Path(os.environ["CLUSTERUCB_MATERIAL"])
-        return prepare(args.folder.resolve(), material, args.model.resolve(), args.rows, args.target)
+        return prepare(
+            args.folder.resolve(),
+            material,
+            args.model.resolve(),
+            args.rows,
+            args.target,
+            args.learning_rate,
+            args.share,
+        )
+    elif args.what == "alone":
+        loop_in_process(load_config(args.folder / "loop.yaml"), RunFolder(args.folder / "run"), say)
+        found = [of_run(args.folder / "run")]
     else:
         found = [of_run(args.folder)]
     report(found, args.share, args.seeds, args.k, args.discount)

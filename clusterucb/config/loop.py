@@ -19,7 +19,8 @@ class WarmArms(Section):
 
 
 class Loop(Section):
-    """What `run` does: a warm-up, then periods of selection and training. The defaults are the paper's schedule."""
+    """What `run` does: a warm-up, then periods of selection and training. The defaults are the paper's schedule, with
+    searches that begin warm."""
 
     mode: Literal["dynamic", "static"] = "dynamic"
     """`dynamic` selects anew at the checkpoint that each period leaves. `static`, as LESS does, selects once: influence
@@ -36,7 +37,8 @@ class Loop(Section):
     selection."""
     clusters: Literal["keep", "remake"] = "keep"
     """Whether later periods keep the first one's clusters, or make them anew from what is known by then."""
-    warm_start: WarmArms | None = None
-    """None: every search begins anew, as in the paper. For the allocators ucb_beta and ucb1."""
+    warm_start: WarmArms | None = WarmArms()
+    """For the allocators ucb_beta and ucb1; others begin anew, or know the last period in their own way (predictive).
+    null: every search begins anew, as in the paper."""
     merge: bool = False
     """Leave a model with the adapter merged in, beside the adapter."""

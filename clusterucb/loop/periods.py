@@ -21,7 +21,7 @@ from clusterucb.config import (
 from clusterucb.errors import ConfigError
 from clusterucb.run.run_folder import RunFolder
 
-WARM_ALLOCATORS = ("ucb_beta", "ucb1")
+_WARM_ALLOCATORS = ("ucb_beta", "ucb1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class LoopFolders:
 
 def check_loop(config: RunConfig) -> None:
     """Refuse what cannot be a loop."""
-    loop, allocator = config.loop, config.search.allocator.kind
+    loop = config.loop
     if (config.model.adapter is None) != (config.model.moments is None):
         raise ConfigError(
             "a loop takes model.adapter and model.moments together, in place of its warm-up, or neither: give the "
@@ -90,11 +90,6 @@ def check_loop(config: RunConfig) -> None:
             "loop.first exhaustive clusters by gradients but gradients.sketch is none: use the hash sketch, or "
             "loop.first search"
         )
-    if loop.warm_start is not None and allocator not in WARM_ALLOCATORS:
-        raise ConfigError(
-            f"loop.warm_start is for {' and '.join(WARM_ALLOCATORS)}, and search.allocator.kind is {allocator}: leave "
-            f"it out (predictive knows the last period by itself)"
-        )
 
 
 def period_config(config: RunConfig, period: int, checkpoint: Path | None, folders: LoopFolders) -> RunConfig:
@@ -108,7 +103,7 @@ def period_config(config: RunConfig, period: int, checkpoint: Path | None, folde
         return RunConfig.model_validate(tree)
     if loop.clusters == "keep" and config.search.allocator.kind not in ("uniform", "exhaustive"):
         tree["clusters"]["path"] = str(folders.selection(1))
-    if loop.warm_start is not None:
+    if loop.warm_start is not None and config.search.allocator.kind in _WARM_ALLOCATORS:
         tree["search"]["warm_start"] = {"path": last, **loop.warm_start.model_dump(mode="json")}
     return RunConfig.model_validate(tree)
 
