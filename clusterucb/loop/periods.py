@@ -103,7 +103,8 @@ def period_config(config: RunConfig, period: int, checkpoint: Path | None, folde
         return RunConfig.model_validate(tree)
     if loop.clusters == "keep" and config.search.allocator.kind not in ("uniform", "exhaustive"):
         tree["clusters"]["path"] = str(folders.selection(1))
-    if loop.warm_start is not None and config.search.allocator.kind in _WARM_ALLOCATORS:
+    corrected = config.selection.normalise.kind == "length_trend"  # the last period's means are of influence itself
+    if loop.warm_start is not None and config.search.allocator.kind in _WARM_ALLOCATORS and not corrected:
         tree["search"]["warm_start"] = {"path": last, **loop.warm_start.model_dump(mode="json")}
     return RunConfig.model_validate(tree)
 
