@@ -67,6 +67,7 @@ def live_service(
     settings = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", ws="none", lifespan="off")
     server = uvicorn.Server(settings)
     socket = server.config.bind_socket()
+    socket.listen()  # so that who is faster than the server's thread waits for it
     port = socket.getsockname()[1]
     thread = threading.Thread(target=server.run, args=([socket],))
     thread.start()
