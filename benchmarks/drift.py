@@ -81,7 +81,7 @@ def of_run(run: Path) -> Recording:
     tables = [pq.read_table(folders.selection(i) / "scores.parquet").to_pydict() for i in range(1, periods + 1)]
     names = sorted(set[str].intersection(*(set(table["id"]) for table in tables)))
     rewards = [dict(zip(table["id"], table["influence"], strict=True)) for table in tables]
-    state = folders.selection(1).path / "state"
+    state = folders.selection(1) / "state"
     ids = [str(name) for name in pool_ids(run)]
     rows = [ids.index(name) for name in names]
     features_ND = np.load(state / "features.npy")[rows].astype(np.float32)
