@@ -111,7 +111,9 @@ def _apply(tree: Tree, override: str) -> None:
         raise ConfigError(f"override {override!r}: {text!r} is not a YAML value; quote it") from None
     *parents, last = key.strip().split(".")
     for parent in parents:
-        below = tree.setdefault(parent, {})
+        below = tree.get(parent)
+        if below is None:  # absent, or switched off as a resolved configuration has it
+            below = tree[parent] = {}
         if not isinstance(below, dict):
             raise ConfigError(f"override {override!r}: {parent} is {below!r}, not a section")
         tree = typing.cast(Tree, below)

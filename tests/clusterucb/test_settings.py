@@ -23,6 +23,14 @@ def test_overrides_reach_every_depth_and_keep_yaml_types():
     assert config.model.adapter is None
 
 
+def test_a_section_that_a_resolved_configuration_leaves_out_can_be_set():
+    resolved = build().model_dump(mode="json")
+    assert resolved["evaluation"]["held_out"] is None
+    found = build_config(resolved, ["evaluation.held_out.path=held-out.jsonl"])
+    assert found.evaluation.held_out is not None
+    assert found.evaluation.held_out.path == "held-out.jsonl"
+
+
 def test_changing_a_kind_drops_the_settings_of_the_old_one():
     tree = copy.deepcopy(LEAST) | {"search": {"allocator": {"kind": "ucb_beta", "beta": 3}}}
     assert build_config(tree, ["search.allocator.kind=uniform"]).search.allocator.kind == "uniform"
