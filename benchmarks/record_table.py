@@ -27,7 +27,8 @@ from clusterucb.features.proxy import proxy_model, proxy_tokens
 from clusterucb.gradients.targets import TargetBank, combine
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.feature_parts import PreparedPart, prepared_parts
-from clusterucb.run.preparation import open_prepared, prepare, target_subtasks
+from clusterucb.run.preparation import prepare
+from clusterucb.run.prepared import open_prepared, target_subtasks
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.target_columns import target_columns
 from clusterucb.run.target_stage import target_batches
