@@ -13,12 +13,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -35,20 +36,19 @@ class Load:
     seconds: list[float] = field(default_factory=list)
     events: int = 0
     watching: int = 0
-    on: bool = False
+    seen: dict[int, str] = field(default_factory=lambda: defaultdict(lambda: "0"))
 
 
-async def watch(http: httpx2.AsyncClient, path: str, load: Load, stop: asyncio.Event) -> None:
-    """Follow a run; come back where the stream ends."""
-    last = "0"
+async def watch(http: httpx2.AsyncClient, path: str, load: Load, stop: asyncio.Event, who: int) -> None:
+    """Follow a run; come back where the stream ends, and in the next turn, to where one was."""
     while not stop.is_set():
-        async with http.stream("GET", f"{path}/events", headers={"Last-Event-ID": last}) as answer:
+        async with http.stream("GET", f"{path}/events", headers={"Last-Event-ID": load.seen[who]}) as answer:
             load.statuses[f"events {answer.status_code}"] += 1
             load.watching += 1
             try:
                 async for line in answer.aiter_lines():
                     if line.startswith("id: "):
-                        last = line[4:]
+                        load.seen[who] = line[4:]
                         load.events += 1
                     if stop.is_set():
                         return
@@ -114,7 +114,7 @@ async def measure(service: ServiceProcess, watchers: int, rate: float, seconds: 
             loaded, stop = turn % 2 == 1, asyncio.Event()
             watching: list[asyncio.Task[None]] = []
             if loaded:
-                watching = [asyncio.create_task(watch(http, path, load, stop)) for _ in range(watchers)]
+                watching = [asyncio.create_task(watch(http, path, load, stop, who)) for who in range(watchers)]
                 await until(lambda: load.watching >= watchers)
                 print(f"{load.watching} watchers", flush=True)
             before, began = samples(events), time.perf_counter()
@@ -148,11 +148,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="a tiny model is quick: few, large batches")
     parser.add_argument("--replicas", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as there:
         limits = {"requests_per_minute": 10**6, "watchers": 2000, "watchers_per_token": 2000}
         file = write_service(Path(there), arguments.rows, limits=limits, workers={"num_cpus": 1, "count": 1})
+        tree = yaml.safe_load(file.read_text())
+        tree["catalogue"]["checkpoints"]["tiny"]["gradients"]["batch_tokens"] = arguments.batch_tokens
+        file.write_text(yaml.safe_dump(tree))
         service = ServiceProcess(file)
         print(f"ready after {service.start('--replicas', str(arguments.replicas)):.0f} s", flush=True)
         try:

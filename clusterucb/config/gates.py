@@ -13,7 +13,10 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-Policy = Annotated[Literal["exclude", "report", "off"], BeforeValidator(_off)]
+Policy = Annotated[
+    Literal["exclude", "report", "off"],
+    BeforeValidator(_off, json_schema_input_type=Literal["exclude", "report", "off", False]),
+]
 
 
 class NearDuplicates(Section):

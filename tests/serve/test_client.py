@@ -68,7 +68,7 @@ def test_a_selection_is_waited_for_and_brought(service: LiveService, tmp_path: P
         assert next(client.runs(status="finished")).record == run.record
 
 
-@pytest.mark.parametrize(("after", "cleanly"), [(9, True), (20, False)])
+@pytest.mark.parametrize(("after", "cleanly"), [(1, True), (2, False)])
 def test_a_stream_that_breaks_off_goes_on_without_gap_or_repeat(tmp_path: Path, after: int, cleanly: bool) -> None:
     config = service_config(tmp_path)
     with live_service(config, wrap=breaking(after, cleanly)) as service, client_of(service) as client:
