@@ -67,6 +67,8 @@ class PoolFeatures:
     """Tokens weighted by passes; 0 where an earlier run has paid."""
     beside: Knowledge = field(default_factory=Knowledge)
     """What prediction sees besides the matrix."""
+    match_cost: float = 0.0
+    """What the target's own features cost, in the same tokens: prediction alone needs them."""
 
     @property
     def known(self) -> Knowledge:
@@ -201,6 +203,7 @@ def _trials(
     share = settings.selection.size(usable) / usable
     draws = Streams.of(seed).search
     run = simulate(reference.rewards_N, labels_N, search, share, draws, features.known, reference.weights)
+    made = features.cost + (features.match_cost if isinstance(allocator, config.Predictive) else 0.0)
     tokens = float(reference.tokens_N[run.drawn].sum()) * (1 + run.ledger.failed / max(1, len(run.drawn)))
     columns = reference.rewards_N.reshape(len(reference.rewards_N), -1).T
     spearmans = [_spearman(column_N, labels_N, run.drawn) for column_N in columns]
@@ -220,8 +223,8 @@ def _trials(
             recall=recall,
             influence=influence,
             spearman=spearman,
-            cost=(2.0 * tokens + reference.target_tokens + features.cost) / reference.cost,
-            features_cost=features.cost / reference.cost,
+            cost=(2.0 * tokens + reference.target_tokens + made) / reference.cost,
+            features_cost=made / reference.cost,
         )
 
 

@@ -30,7 +30,7 @@ from clusterucb.run.costs import saved_costs, weighted_tokens
 from clusterucb.run.feature_parts import feature_parts
 from clusterucb.run.feature_store import FeatureStore
 from clusterucb.run.matching import target_means
-from clusterucb.run.part_names import STAGES
+from clusterucb.run.part_names import NAMES, of_target
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_beside, sources_of
 from clusterucb.run.run_folder import RunFolder
@@ -99,6 +99,7 @@ def read_features(kind: str, folders: Mapping[str, RunFolder], reference: RunFol
         first,
         name=kind,
         cost=first.cost + sum(part.cost for part in others),
+        match_cost=first.match_cost + sum(part.match_cost for part in others),
         beside=Knowledge(
             tuple(part.matrix_NF for part in others),
             tuple(columns for part in (first, *others) for columns in part.beside.columns),
@@ -114,7 +115,7 @@ def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatur
         if not store.complete:
             folder.path.mkdir(parents=True, exist_ok=True)
             store.write(ScoreArchive(reference.state).sketches(), _table(reference).failures)
-        cost = 2.0 * float(pool.lengths_N[pool.usable_N].sum())
+        cost, match_cost = 2.0 * float(pool.lengths_N[pool.usable_N].sum()), 0.0
     else:
         if open_prepared(folder)[0].fingerprint != pool.fingerprint:
             raise RunFolderError(
@@ -122,7 +123,10 @@ def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatur
                 f"another folder with --out"
             )
         store = FeatureStore(folder.state, pool.num_samples)
-        cost = sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage in STAGES)
+        cost, match_cost = (
+            sum(weighted_tokens(cost) for cost in saved_costs(folder) if cost.stage in stages)
+            for stages in (NAMES, tuple(map(of_target, NAMES)))
+        )
     usable_N = pool.usable_N.copy()
     usable_N[[failure.sample for failure in store.failures()]] = False
     columns: tuple[Columns, ...] = ()
@@ -134,7 +138,7 @@ def _read_part(kind: str, folder: RunFolder, reference: RunFolder) -> PoolFeatur
         wanted, _ = target_means(config, open_prepared(folder)[1], folder, bank.subtasks)
         known = (part.features, part.name, folder.state, config.gradients, matrix_NF, bank, targets)
         columns = known_beside(*known, wanted.get(part.name)).columns
-    return PoolFeatures(kind, store.matrix(), usable_N, cost, Knowledge((), columns, (sources_of(pool),)))
+    return PoolFeatures(kind, store.matrix(), usable_N, cost, Knowledge((), columns, (sources_of(pool),)), match_cost)
 
 
 def _table(reference: RunFolder) -> ScoreTable:

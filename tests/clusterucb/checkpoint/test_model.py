@@ -295,7 +295,8 @@ def test_a_missing_or_broken_tokenizer_is_refused(base: Path):
 def test_the_driver_refuses_moments_of_another_adapter(base: Path, tmp_path: Path):
     config = Model(base=str(base), adapter=str(an_adapter(tmp_path / "adapter")), moments=str(tmp_path / "moments"))
     own = {name: torch.ones_like(weight) for name, weight in lora_weights(config).items()}
-    save_moments(tmp_path / "moments", Moments(own, own, 1))
+    squares = {name: 2 * weight for name, weight in own.items()}
+    save_moments(tmp_path / "moments", Moments(own, squares, 1))
     check_model(config, Gradients())
     other = {name.replace("v_proj", "k_proj"): moment for name, moment in own.items()}
     save_moments(tmp_path / "moments", Moments(other, other, 1))

@@ -192,8 +192,9 @@ def test_a_comparison_sees_the_products_that_a_run_sees_and_pays_for_them(settin
         np.testing.assert_array_equal(seen[f"match features {name}"], columns[f"match features-2 {name}"])
     pool, target = open_prepared(finished)
     share = json.loads((finished.state / "feature_shares.json").read_text())["features-2"]
-    tokens = pool.lengths_N.sum() + target.lengths_N.sum()  # the tokenizer is the model's here
-    assert found.cost == pytest.approx(2 * share * tokens)
+    # the tokenizer is the model's here
+    assert found.cost == pytest.approx(2 * share * pool.lengths_N.sum())
+    assert found.match_cost == pytest.approx(2 * share * target.lengths_N.sum())
 
 
 def test_names_depend_on_the_place_alone(settings) -> None:
