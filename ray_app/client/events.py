@@ -54,8 +54,10 @@ class _Follower:
     def stream(self) -> Iterator[Event | RunRecord]:
         """Yield what one stream tells, until it ends or breaks off."""
         headers = {"Last-Event-ID": str(self._after)}
+        let_in = False
         try:
             with self._connection.stream(f"{self._path}/events", headers=headers) as answer:
+                let_in = True
                 self.barren += 1
                 for message in messages(answer.iter_lines()):
                     self.barren = self.refused = 0
@@ -68,13 +70,11 @@ class _Follower:
                     if (event := _event(message.data)) is not None:
                         yield event
         except httpx2.TransportError:
-            pass  # it broke off, or nobody is there: whoever asks for the record next waits for them
-        except TooMuch:
-            self.refused += 1  # no more watchers are let in, or no replica is ready
+            self.refused += not let_in  # nobody is there, or something between lets no stream through
         except ServiceError as error:
-            if (error.status or 0) < _FAULT:
+            if not (isinstance(error, TooMuch) or (error.status or 0) >= _FAULT):
                 raise
-            self.refused += 1
+            self.refused += 1  # no more watchers are let in, or no replica is ready
 
     def record(self) -> RunRecord:
         """Ask for the record, patiently. Raises Unreachable where patience ends."""

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
+import httpx2
 import pyarrow.parquet as pq
 import pytest
 from live_service import LiveService, live_service, service_config
@@ -14,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterucb.run.events import Event, parse_event
 from ray_app.client import Client, Forbidden, Invalid, Missing, RunCancelled, RunFailed, Unauthorized, Unreachable
-from ray_app.client.events import messages
+from ray_app.client.connection import Connection
+from ray_app.client.events import follow, messages
 from ray_app.service.records import RunRecord
 
 WANTED = {"pool": "mixed", "checkpoint": "tiny", "target": "sums", "budget": 0.4}
@@ -175,3 +179,33 @@ def test_the_verbs_select_and_fetch(service: LiveService, tmp_path: Path) -> Non
     assert planned["subtasks"] == 2
     assert "no --target is called birds" in verb("plan", *names, *several, "--weight", "birds=1", code=2)
     assert "did you mean 'search'" in verb("select", *names, "--set", "serch.budget=1", code=2)
+
+
+class NoStreams:
+    """A connection on which whatever streams is cut before its first word, and anything else is answered."""
+
+    def __init__(self, records: list[RunRecord]) -> None:
+        self._records = records
+        self.asked = 0
+
+    @contextmanager
+    def stream(self, path: str, **_: object) -> Iterator[httpx2.Response]:
+        self.asked += 1
+        raise httpx2.ReadError("cut")
+        yield
+
+    def ask(self, method: str, path: str, **_: object) -> httpx2.Response:
+        found = self._records[0] if len(self._records) == 1 else self._records.pop(0)
+        return httpx2.Response(200, content=found.model_dump_json())
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+def test_a_client_that_no_stream_reaches_still_sees_the_end(service: LiveService, finished: str) -> None:
+    with client_of(service) as client:
+        ended = client.run(finished).record
+    going = ended.model_copy(update={"status": "running", "finished": None, "outcome": None})
+    connection = NoStreams([going] * 8 + [ended])
+    told = list(follow(cast(Connection, connection), finished))
+    assert [record.status for record in told if isinstance(record, RunRecord)] == ["running", "finished"]
+    assert connection.asked < 20, "streams are given up"
