@@ -79,7 +79,7 @@ def _drive(config: RunConfig, folder: RunFolder, view: View, stop: threading.Eve
     ).remote(folder.location, config.workers, work, store=config.store)
     try:
         outcome = _join(coordinator, folder, view, stop)
-    except Exception:
+    except Exception:  # not KeyboardInterrupt: on a cluster, whoever runs the command again joins the coordinator
         _dismiss(folder)
         raise
     _dismiss(folder)

@@ -14,7 +14,7 @@ from clusterucb.run.disk import write_atomically
 from clusterucb.run.events import parse_event
 from clusterucb.run.run_folder import RunFolder
 from ray_app.sinks.scalars import Scalar, Scalars
-from ray_app.sinks.sink import Sink, check_sinks, open_sinks
+from ray_app.sinks.sink import Sink, check_sinks, sink_makers
 
 _END_S = 30.0
 """How long the end of a run waits for trackers."""
@@ -53,6 +53,8 @@ class Feed(threading.Thread):
         self._scalars = Scalars()
         self._read = 0
         self._sinks: dict[str, Sink] | None = None
+        self._broken = False
+        """The events cannot be read: no tracker gets more of them."""
 
     def stop(self, ended: bool) -> None:
         """Deliver the rest and close; gives up after a while."""
@@ -66,8 +68,8 @@ class Feed(threading.Thread):
         """Work until it is over."""
         while True:
             over = self._over.wait(max(self._settings.every_s, self._folder.poll_s))
-            if self._folder.exists:
-                self._guarded("sinks", self._deliver)
+            if self._folder.exists and not self._broken:
+                self._broken = not self._guarded("events", self._deliver)
             if over:
                 for name, sink in list((self._sinks or {}).items()):
                     self._guarded(name, lambda sink=sink: sink.close(self._ended))
@@ -75,8 +77,9 @@ class Feed(threading.Thread):
 
     def _deliver(self) -> None:
         if self._sinks is None:
-            self._sinks = {}
-            self._sinks = open_sinks(self._settings, self._folder)
+            opened = self._sinks = {}
+            for name, make in sink_makers(self._settings, self._folder).items():
+                self._guarded(name, lambda name=name, make=make: opened.update({name: make()}))
         new = self._news()
         if not new:
             return

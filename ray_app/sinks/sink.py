@@ -9,7 +9,7 @@ Invariant: a library that is missing is an error before anything is computed; im
 import importlib.util
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from clusterucb.config import Sinks
@@ -42,15 +42,15 @@ def check_sinks(sinks: Sinks) -> None:
             )
 
 
-def open_sinks(sinks: Sinks, folder: RunFolder) -> dict[str, Sink]:
-    """Open the trackers that are asked for, by name."""
-    found: dict[str, Sink] = {}
-    if sinks.tensorboard is not None:
-        found["tensorboard"] = _TensorBoard(sinks.tensorboard.folder or str(folder.path / "tensorboard"))
-    if sinks.mlflow is not None:
-        found["mlflow"] = _MLflow(sinks.mlflow.uri, sinks.mlflow.experiment, folder)
-    if sinks.wandb is not None:
-        found["wandb"] = _WandB(sinks.wandb.project, sinks.wandb.entity, sinks.wandb.mode, folder)
+def sink_makers(sinks: Sinks, folder: RunFolder) -> dict[str, Callable[[], Sink]]:
+    """Return what opens each tracker that is asked for, by name."""
+    found: dict[str, Callable[[], Sink]] = {}
+    if (tensorboard := sinks.tensorboard) is not None:
+        found["tensorboard"] = lambda: _TensorBoard(tensorboard.folder or str(folder.path / "tensorboard"))
+    if (mlflow := sinks.mlflow) is not None:
+        found["mlflow"] = lambda: _MLflow(mlflow.uri, mlflow.experiment, folder)
+    if (wandb := sinks.wandb) is not None:
+        found["wandb"] = lambda: _WandB(wandb.project, wandb.entity, wandb.mode, folder)
     return found
 
 

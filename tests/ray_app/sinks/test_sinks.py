@@ -79,26 +79,48 @@ def test_a_run_that_is_taken_up_delivers_nothing_twice(config: RunConfig, tmp_pa
 def test_a_tracker_that_fails_is_reported_once_and_ends_nothing(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
 ):
+    written: list[Scalar] = []
+
     class Broken:
-        def write(self, scalars: list[Scalar]) -> None:
-            if fails == "write":
+        def __init__(self) -> None:
+            self._fail_at("open")
+
+        def _fail_at(self, what: str) -> None:
+            if fails == what:
                 raise ConnectionError("no route")
+
+        def write(self, scalars: list[Scalar]) -> None:
+            self._fail_at("write")
 
         def close(self, ended: bool) -> None:
-            if fails == "close":
-                raise ConnectionError("no route")
+            self._fail_at("close")
 
-    def opened(*_: object) -> dict[str, Broken]:
-        if fails == "open":
-            raise ConnectionError("no route")
-        return {"mlflow": Broken()}
+    class Works:
+        def write(self, scalars: list[Scalar]) -> None:
+            written.extend(scalars)
 
-    monkeypatch.setattr(feed, "open_sinks", opened)
+        def close(self, ended: bool) -> None: ...
+
+    monkeypatch.setattr(feed, "sink_makers", lambda *_: {"mlflow": Broken, "wandb": Works})
     folder, notes = run_here(config, tmp_path / "run"), list[str]()
     with told_to_sinks(config, folder, notes.append):
         log_to(folder, stepped(1, 2.0), stepped(2, 1.0))
     assert len(notes) == 1
-    assert "failed and gets nothing more: ConnectionError: no route" in notes[0]
+    assert "tracker mlflow failed and gets nothing more: ConnectionError: no route" in notes[0]
+    assert [scalar.value for scalar in written if scalar.name == "training/loss"] == [2.0, 1.0], "the other gets all"
+
+
+def test_events_that_cannot_be_read_are_reported_once(config: RunConfig, tmp_path: Path):
+    folder, notes = run_here(config, tmp_path / "run"), list[str]()
+    feed_ = feed.Feed(config.sinks, folder, notes.append)
+    folder.events_file.write_text('{"event":"of a version to come"}\n')
+    feed_.start()
+    while not notes:
+        feed_.join(0.01)
+        assert feed_.is_alive()
+    feed_.stop(True)
+    assert len(notes) == 1
+    assert "tracker events failed" in notes[0]
 
 
 def test_what_is_not_installed_is_named_before_anything_starts(config: RunConfig, monkeypatch: pytest.MonkeyPatch):
