@@ -8,8 +8,10 @@ from tiny_models import saved, tiny_llama
 
 from clusterucb.config import RunConfig
 from clusterucb.run.in_process import run_in_process
+from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.worker import Worker
 from clusterucb.settings import build_config
 
 _WORDS = {
@@ -67,3 +69,19 @@ def run_here(config: RunConfig, path: Path) -> RunFolder:
 def result_of(folder: RunFolder) -> tuple[bytes, bytes]:
     """Return the bytes that must not depend on scheduling."""
     return folder.selection_file.read_bytes(), folder.scores_file.read_bytes()
+
+
+def go_on(config: RunConfig, folder: RunFolder, worker: Worker, seen: list[tuple[str, int]], jobs: int) -> bool:
+    """Go on with a run for so many jobs, noted in `seen` by stage and index; say whether the run is through."""
+    run, left = SelectionRun(config, folder, lambda event: None), jobs
+    try:
+        for stage in run.stages():
+            while (job := stage.ask()) is not None:
+                if left == 0:
+                    return False
+                left -= 1
+                seen.append((stage.name, job.index))
+                stage.tell(job, worker.work(job.task, lambda: run.bank))
+        return True
+    finally:
+        run.close()

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from ray_app.verbs.carrying import carry_out
 from ray_app.verbs.options import Address, Json, Quiet, Set
 
 if TYPE_CHECKING:
@@ -57,21 +57,18 @@ def evaluated(config: "RunConfig", out: str, address: str | None, quiet: bool, j
     from ray_app.cluster import choose_address
 
     where = choose_address(address)  # before Ray is imported
-    from clusterucb.run.run_folder import RunFolder
     from ray_app.evaluate import evaluate as judge
     from ray_app.evaluate import print_evaluation
-    from ray_app.quiet import print_note, quieten_libraries
-    from ray_app.sinks.feed import told_to_sinks
     from ray_app.views import view_of
 
-    quieten_libraries()
-    folder = RunFolder.open(out)
-    with told_to_sinks(config, folder, print_note):
-        summary = judge(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
-    if json:
-        print(summary.model_dump_json())
-    else:
-        print_evaluation(summary, folder, Console())
+    carry_out(
+        config,
+        out,
+        quiet,
+        json,
+        lambda folder, mode: judge(config, folder, where, view_of(mode)),
+        print_evaluation,
+    )
 
 
 def study(
@@ -116,22 +113,11 @@ def studied(
     from ray_app.cluster import choose_address
 
     where = choose_address(address)  # before Ray is imported
-    from clusterucb.run.run_folder import RunFolder
-    from ray_app.quiet import print_note, quieten_libraries
-    from ray_app.sinks.feed import told_to_sinks
     from ray_app.study import print_study, with_selection
     from ray_app.study import study as prove
 
-    quieten_libraries()
-    if run is not None:
-        config = with_selection(config, run)
-    folder = RunFolder.open(out)
-    with told_to_sinks(config, folder, print_note):
-        summary = prove(config, folder, run, where, "quiet" if quiet else "json" if json else "bar")
-    if json:
-        print(summary.model_dump_json())
-    else:
-        print_study(summary, folder, Console())
+    asked = config if run is None else with_selection(config, run)
+    carry_out(asked, out, quiet, json, lambda folder, mode: prove(asked, folder, run, where, mode), print_study)
 
 
 def _opened(source: str, overrides: list[str]) -> "tuple[RunFolder | None, RunConfig]":

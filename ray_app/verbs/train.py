@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from ray_app.verbs.carrying import carry_out
 from ray_app.verbs.options import Address, Config, Json, Out, Quiet, Set
 
 if TYPE_CHECKING:
@@ -24,21 +23,18 @@ def warmed_up(config: "RunConfig", out: str, address: str | None, quiet: bool, j
     from ray_app.cluster import choose_address
 
     where = choose_address(address)  # before Ray is imported
-    from clusterucb.run.run_folder import RunFolder
-    from ray_app.quiet import print_note, quieten_libraries
-    from ray_app.sinks.feed import told_to_sinks
     from ray_app.train import print_training
     from ray_app.train import warmup as train_warmup
     from ray_app.views import view_of
 
-    quieten_libraries()
-    folder = RunFolder.open(out)
-    with told_to_sinks(config, folder, print_note):
-        summary = train_warmup(config, folder, where, view_of("quiet" if quiet else "json" if json else "bar"))
-    if json:
-        print(summary.model_dump_json())
-    else:
-        print_training(summary, folder, Console())
+    carry_out(
+        config,
+        out,
+        quiet,
+        json,
+        lambda folder, mode: train_warmup(config, folder, where, view_of(mode)),
+        print_training,
+    )
 
 
 def run(
@@ -55,16 +51,6 @@ def looped(config: "RunConfig", out: str, address: str | None, quiet: bool, json
     from ray_app.cluster import choose_address
 
     where = choose_address(address)  # before Ray is imported
-    from clusterucb.run.run_folder import RunFolder
     from ray_app.loop import print_loop, run_loop
-    from ray_app.quiet import print_note, quieten_libraries
-    from ray_app.sinks.feed import told_to_sinks
 
-    quieten_libraries()
-    folder = RunFolder.open(out)
-    with told_to_sinks(config, folder, print_note):
-        summary = run_loop(config, folder, where, "quiet" if quiet else "json" if json else "bar")
-    if json:
-        print(summary.model_dump_json())
-    else:
-        print_loop(summary, folder, Console())
+    carry_out(config, out, quiet, json, lambda folder, mode: run_loop(config, folder, where, mode), print_loop)

@@ -7,18 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from selection_cases import config_of, result_of, run_here, small_selection, write_rows
+from selection_cases import config_of, go_on, result_of, run_here, small_selection, write_rows
 from tiny_models import saved, tiny_neox
 
 from clusterucb.compare.reference import feature_config, read_features, reference_config
-from clusterucb.config import EmbeddingFeatures, RunConfig
+from clusterucb.config import EmbeddingFeatures
 from clusterucb.data.rows import read_rows
 from clusterucb.run.feature_parts import PreparedPart, feature_parts, prepared_matches, prepared_parts
 from clusterucb.run.feature_run import FeatureRun
 from clusterucb.run.feature_stage import feature_store, feature_task
 from clusterucb.run.in_process import run_in_process
 from clusterucb.run.matching import target_means
-from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.preparation import prepare
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_of
@@ -111,28 +110,12 @@ def test_a_run_interrupted_in_any_stage_ends_with_the_same_bytes(settings, finis
     worker, seen = Worker(config, CPU), []
     for _ in range(100):
         prepare(config, folder, lambda what, rows: None)
-        if step(config, folder, worker, seen):
+        if go_on(config, folder, worker, seen, jobs=17):
             break
     assert result_of(folder) == result_of(finished)
     computed = [key for key in seen if key[0] == "features-2-target"]
     assert len(computed) > 1, "it was never interrupted within"
     assert len(set(computed)) == len(computed), "a micro-batch of features was computed twice"
-
-
-def step(config: RunConfig, folder: RunFolder, worker: Worker, seen: list[tuple[str, int]]) -> bool:
-    """Go on for seventeen jobs; say whether the run is through."""
-    run, left = SelectionRun(config, folder, lambda event: None), 17
-    try:
-        for stage in run.stages():
-            while (job := stage.ask()) is not None:
-                if left == 0:
-                    return False
-                left -= 1
-                seen.append((stage.name, job.index))
-                stage.tell(job, worker.work(job.task, lambda: run.bank))
-        return True
-    finally:
-        run.close()
 
 
 def test_what_only_prediction_sees_is_computed_for_it_alone(settings, tmp_path: Path) -> None:

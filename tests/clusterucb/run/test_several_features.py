@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from selection_cases import config_of, result_of, run_here, small_selection
+from selection_cases import config_of, go_on, result_of, run_here, small_selection
 
-from clusterucb.config import RunConfig
 from clusterucb.errors import ConfigError
 from clusterucb.run.feature_parts import prepared_parts
 from clusterucb.run.feature_stage import feature_store
 from clusterucb.run.in_process import run_in_process
-from clusterucb.run.pipeline import SelectionRun
 from clusterucb.run.preparation import prepare
 from clusterucb.run.prepared import open_prepared
 from clusterucb.run.prior_knowledge import known_of
@@ -85,28 +83,12 @@ def test_a_run_interrupted_in_any_stage_ends_with_the_same_bytes(settings, finis
     worker, seen = Worker(config, torch.device("cpu")), []
     for _ in range(100):
         prepare(config, folder, lambda what, rows: None)
-        if step(config, folder, worker, seen):
+        if go_on(config, folder, worker, seen, jobs=19):
             break
     assert result_of(folder) == result_of(finished)
     computed = [key for key in seen if key[0].startswith("features")]
     assert len(set(computed)) == len(computed), "a micro-batch of features was computed twice"
     assert {"features", "features-3"} <= {stage for stage, _ in computed}
-
-
-def step(config: RunConfig, folder: RunFolder, worker: Worker, seen: list[tuple[str, int]]) -> bool:
-    """Go on for nineteen jobs; say whether the run is through."""
-    run, left = SelectionRun(config, folder, lambda event: None), 19
-    try:
-        for stage in run.stages():
-            while (job := stage.ask()) is not None:
-                if left == 0:
-                    return False
-                left -= 1
-                seen.append((stage.name, job.index))
-                stage.tell(job, worker.work(job.task, lambda: run.bank))
-        return True
-    finally:
-        run.close()
 
 
 def test_an_allocator_that_looks_at_clusters_alone_has_the_first_part_computed_and_says_so(settings, tmp_path: Path):
