@@ -1,6 +1,7 @@
 """What watching costs the watched: many watchers and status requests beside a running selection.
 
     python benchmarks/service_load.py                          # 200 watchers, 100 requests a second, 60 s
+    python benchmarks/service_load.py --base .cache/SmolLM2-135M-Instruct --batch-tokens 256 --rows 2000
 
 One selection runs the whole time, on one worker. Its throughput is taken in turns with and without the load, in one
 run, so that whatever else the machine does strikes both alike. Prints errors by status, latencies, and the ratio.
@@ -148,6 +149,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--rows", type=int, default=60_000)
+    parser.add_argument("--base", type=Path, help="a model of real size in place of a tiny random one")
     parser.add_argument("--batch-tokens", type=int, default=4096, help="a tiny model is quick: few, large batches")
     parser.add_argument("--replicas", type=int, default=1)
     arguments = parser.parse_args()
@@ -155,7 +157,10 @@ def main() -> None:
         limits = {"requests_per_minute": 10**6, "watchers": 2000, "watchers_per_token": 2000}
         file = write_service(Path(there), arguments.rows, limits=limits, workers={"num_cpus": 1, "count": 1})
         tree = yaml.safe_load(file.read_text())
-        tree["catalogue"]["checkpoints"]["tiny"]["gradients"]["batch_tokens"] = arguments.batch_tokens
+        checkpoint = tree["catalogue"]["checkpoints"]["tiny"]
+        checkpoint["gradients"]["batch_tokens"] = arguments.batch_tokens
+        if arguments.base is not None:
+            checkpoint["model"]["base"] = str(arguments.base.resolve())
         file.write_text(yaml.safe_dump(tree))
         service = ServiceProcess(file)
         print(f"ready after {service.start('--replicas', str(arguments.replicas)):.0f} s", flush=True)

@@ -12,6 +12,7 @@ import torch
 from gradient_cases import batch_of
 from ray.exceptions import RayActorError
 from ray.util import placement_group, placement_group_table
+from small_ray import small_ray
 from tiny_models import saved, tiny_llama
 
 from actors.gang import Gang, _owner, _remove_orphans
@@ -27,9 +28,8 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    yield
-    ray.shutdown()
+    with small_ray(2):
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import psutil
 import pytest
 import ray
 from selection_cases import config_of, result_of, run_here, small_selection, write_rows
+from small_ray import small_ray
 
 from actors.coordinator import CoordinatorActor
 from actors.keeper import KeeperActor
@@ -24,12 +25,8 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
-    ray.init(
-        "local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=1, object_store_memory=2**28,
-        namespace="clusterucb", log_to_driver=False,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with small_ray(1):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray import cloudpickle
 from ray.actor import ActorProxy
+from small_ray import small_ray
 
 from actors.gradient_worker import GradientWorker
 from actors.lanes import Dispatcher, LossKind
@@ -72,9 +73,8 @@ class Heard:
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
-    ray.init("local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=1, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with small_ray(1):
+        yield
 
 
 class FrailProcesses:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from selection_cases import result_of
+from small_ray import small_ray
 from training_cases import files_of, training_config
 from typer.testing import CliRunner
 
@@ -28,12 +28,8 @@ from ray_app.views import LineView
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(
-        "local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=1, object_store_memory=2**28,
-        namespace="clusterucb", log_to_driver=False,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with small_ray(1):
+        yield
 
 
 def when(ready: Callable[[], bool], timeout_s: float = 120) -> None:

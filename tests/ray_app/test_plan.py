@@ -9,6 +9,7 @@ import ray
 from pydantic import TypeAdapter
 from rich.console import Console
 from selection_cases import config_of, small_selection
+from small_ray import small_ray
 
 from clusterucb.errors import ConfigError
 from clusterucb.plan.estimate import Estimate
@@ -29,15 +30,9 @@ def test_one_worker_is_timed_for_as_many_as_the_run_will_have(tmp_path: Path, mo
     config = config_of(small_selection(tmp_path), "workers.count=3", "workers.num_cpus=0.25")
     (tmp_path / "scratch").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
-    ray.init(
-        "local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
-        namespace="clusterucb", log_to_driver=False,
-    )  # fmt: skip
-    try:
+    with small_ray(2):
         estimate = plan(config, LOCAL, LineView(None))
         assert not [actor for actor in ray.util.list_named_actors(all_namespaces=True)]
-    finally:
-        ray.shutdown()
     assert estimate.workers == 3
     assert estimate.measured is not None
     assert estimate.measured.device == "cpu"

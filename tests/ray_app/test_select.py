@@ -16,6 +16,7 @@ import pytest
 import ray
 import yaml
 from selection_cases import config_of, result_of, run_here, small_selection
+from small_ray import small_ray
 
 from actors.coordinator import CoordinatorActor
 from clusterucb.errors import ClusterUCBError, Stopped
@@ -54,12 +55,8 @@ def long_expected(long_settings: dict[str, object], tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    ray.init(
-        "local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=2, object_store_memory=2**28,
-        namespace="clusterucb", log_to_driver=False,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with small_ray(2):
+        yield
 
 
 def events_of(folder: RunFolder) -> list[dict[str, object]]:

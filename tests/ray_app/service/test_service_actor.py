@@ -11,6 +11,7 @@ import pytest
 import ray
 from live_service import service_config
 from selection_cases import result_of, run_here
+from small_ray import small_ray
 
 from clusterucb.config import ServiceConfig
 from ray_app.service.ledger import Ledger
@@ -25,12 +26,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 @pytest.fixture(scope="module", autouse=True)
 def local_ray() -> Iterator[None]:
-    ray.init(
-        "local", _node_ip_address="127.0.0.1", include_dashboard=False, num_cpus=1, object_store_memory=2**28,
-        namespace="clusterucb", log_to_driver=False,
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with small_ray(1):
+        yield
 
 
 @pytest.fixture(scope="module")
