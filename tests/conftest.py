@@ -4,6 +4,7 @@ import atexit
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # else the commands of tests would not hear Ctrl-C
 torch.set_num_threads(1)
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)  # before Ray's own: it runs after
 settings.register_profile("steady", deadline=None, derandomize=True)  # the machine is shared: no deadline, no luck

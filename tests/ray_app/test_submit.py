@@ -260,7 +260,7 @@ def test_what_the_dashboard_refuses_is_one_line(head: Head, asked: Submission, m
 def test_a_run_stopped_twice_in_the_middle_gives_the_bytes_of_an_undisturbed_one(
     head: Head, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    settings = small_selection(tmp_path, rows=1600)
+    settings = small_selection(tmp_path, rows=800)
     settings |= {"search": {"budget": 0.5, "rounds": {"first": 4}}, "workers": {"num_cpus": 0.5, "count": 1}}
     asked = submission(tmp_path, settings)
     folder = RunFolder(Path(asked.out))

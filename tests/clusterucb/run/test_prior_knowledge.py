@@ -130,7 +130,8 @@ def test_a_comparison_sees_parts_together(settings: dict[str, object], first: Ru
         run_in_process(wanted, folder, lambda event: None, run_type=FeatureRun)
     found = read_features("hidden+earlier", folders, first)
     pool, target = open_prepared(first)
-    assert found.cost == pool.lengths_N.sum() + target.lengths_N.sum(), "the earlier period is paid"
+    assert found.cost == pool.lengths_N.sum(), "the earlier period is paid"
+    assert found.match_cost == target.lengths_N.sum()
     assert [matrix.shape for matrix in found.known.matrices] == [(160, 32), (160, 512)]
     assert set(columns_of(found.known)) == {"influence", "match", "match features"}
     assert set(columns_of(read_features("hidden", folders, first).known)) == {"match features"}
