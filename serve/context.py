@@ -1,6 +1,6 @@
 """What every handler needs: the configuration, the backend, who asks, and what may be told."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -32,14 +32,14 @@ class Context:
     looks: Looks
 
 
-def _context(request: Request) -> Context:
+async def _context(request: Request) -> Context:  # async: others are each handed to a thread
     return request.app.state.context
 
 
-def needs(scope: Scope) -> Callable[..., Token]:
+def needs(scope: Scope) -> Callable[..., Awaitable[Token]]:
     """Return a dependency: the token that asks, which the gate has found, if it may do what `scope` may."""
 
-    def caller(request: Request, _: Annotated[object, Security(_BEARER)]) -> Token:
+    async def caller(request: Request, _: Annotated[object, Security(_BEARER)]) -> Token:
         token: Token = request.state.token
         if not token.may(scope):
             raise Refused(

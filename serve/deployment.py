@@ -7,22 +7,22 @@ Invariants: only this file and `laptop.py` import `ray.serve`; a replica can be 
 since what it shows is in the service's folder. Annotations here must not be postponed: Serve reads `Arguments` there.
 """
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from ray import serve
+from ray.exceptions import TaskCancelledError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterucb.config import ServiceConfig
 from clusterucb.settings import load_service_config
 from ray_app.service.ray_backend import RayBackend, start_service
 from ray_app.service.tokens import TokenFile, tokens_path
 from serve.app import create_app
+from serve.manners import step_back
 
 NAME = "clusterucb"
-_NICE = 10
 _MOST_ONGOING = 640
 """Requests at a replica; every watcher is one for as long as it watches."""
 
@@ -38,6 +38,24 @@ class Arguments(BaseModel):
     """Overrides, `limits.active_runs=4`."""
 
 
+class HeardDisconnects:
+    """ASGI middleware: that a client has gone is told as ASGI tells it, where Serve raises an error."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on."""
+
+        async def heard() -> Message:
+            try:
+                return await receive()
+            except TaskCancelledError:
+                return {"type": "http.disconnect"}
+
+        await self._app(scope, heard, send)
+
+
 @serve.deployment(
     name="Api",
     max_ongoing_requests=_MOST_ONGOING,
@@ -51,15 +69,16 @@ class Api:
     """One replica. At its end Serve lets requests finish for a while; watchers are cut off, and go on at another."""
 
     def __init__(self, config: ServiceConfig) -> None:
-        with contextlib.suppress(OSError):
-            os.nice(_NICE)  # on a machine that computes gradients too, those come first
+        step_back()
         self._config = config
         start_service(config)
         self._backend = RayBackend(config)
 
     def __serve_build_asgi_app__(self) -> Any:
         """Return the application; Serve asks once, in the replica."""
-        return create_app(self._config, self._backend, TokenFile(tokens_path(self._config)))
+        application = create_app(self._config, self._backend, TokenFile(tokens_path(self._config)))
+        application.add_middleware(HeardDisconnects)
+        return application
 
 
 def build(config: ServiceConfig, replicas: int | None = None) -> serve.Application:

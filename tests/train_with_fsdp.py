@@ -13,7 +13,7 @@ from torch import distributed, nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from train_with_deepspeed import STEPS, a_model, an_optimizer, rows_of
+from train_with_deepspeed import STEPS, a_model, an_optimizer, leave, rows_of
 
 
 def fsdp1(model: nn.Module) -> nn.Module:
@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
         state = get_optimizer_state_dict(model, optimizer, options=whole)
         if rank == 0:
             torch.save(state, folder / kind / "optimizer.bin")
-    distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -20,9 +20,6 @@ _MATERIAL = (
     (Path(".cache") / "demo" / "pool.jsonl", "build_pool.py"),
 )
 
-_SLOW_MACHINE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
-"""Serve gives its proxy five seconds to start, and gives up where a busy laptop takes longer."""
-
 
 def serve(
     config: Annotated[
@@ -47,7 +44,8 @@ def serve(
         os.chdir(_ROOT)  # what its file's paths are relative to
     loaded = load_service_config(config or _DEMO, [*(set_ or ()), *asked])
     where = choose_address(address)  # before Ray is imported
-    for name, value in _SLOW_MACHINE.items():
+    # The HTTP room imports this one, so that its modules are named, not imported, here.
+    for name, value in importlib.import_module("serve.manners").SETTINGS.items():
         os.environ.setdefault(name, value)
     from ray_app.quiet import quieten_libraries
     from ray_app.service.tokens import TokenFile, tokens_path
@@ -59,7 +57,6 @@ def serve(
         _, secret = tokens.make("admin", "admin")
         console.print("a token for the name admin, shown only now; `clusterucb token make` makes others:")
         print(secret, flush=True)
-    # The HTTP room imports this one, so that it is named, not imported, here.
     run = importlib.import_module("serve.laptop").run
     run(loaded, where, replicas, lambda url: console.print(f"ready: {url} (Ctrl-C stops)"))
     console.print("stopped; runs that were not over go on at the next start")
