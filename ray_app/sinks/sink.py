@@ -85,7 +85,8 @@ class _MLflow:
 
         self._metric = Metric
         tags = {"clusterucb.folder": folder.location}
-        earlier = self._client.search_runs([experiment], f"tags.`clusterucb.folder` = '{folder.location}'")
+        mark = '"' if "'" in folder.location else "'"  # MLflow's filters know no escapes
+        earlier = self._client.search_runs([experiment], f"tags.`clusterucb.folder` = {mark}{folder.location}{mark}")
         if earlier:
             return earlier[0].info.run_id
         run = self._client.create_run(experiment, run_name=folder.name, tags=tags).info.run_id
