@@ -127,7 +127,7 @@ async def measure(service: ServiceProcess, watchers: int, rate: float, seconds: 
         events = Path(service.config.folder) / "runs" / run_id / "events.jsonl"
         await until(lambda: samples(events) >= 50)
         load, rates = Load(), {True: list[float](), False: list[float]()}
-        taken = {True: Counter[str](), False: Counter[str]()}
+        taken, lasted = {True: Counter[str](), False: Counter[str]()}, {True: 0.0, False: 0.0}
         for turn in range(2 * _TURNS):
             loaded, stop = turn % 2 == 1, asyncio.Event()
             watching: list[asyncio.Task[None]] = []
@@ -141,6 +141,7 @@ async def measure(service: ServiceProcess, watchers: int, rate: float, seconds: 
             )
             rates[loaded].append((samples(events) - before) / (time.perf_counter() - began))
             taken[loaded] += processor_seconds(service) - earlier
+            lasted[loaded] += time.perf_counter() - began
             said = f"{rates[loaded][-1]:.1f} samples/s, {len(load.seconds)} answers so far"
             print(f"turn {turn + 1} of {2 * _TURNS}, {'beside the load' if loaded else 'alone'}: {said}", flush=True)
             stop.set()
@@ -160,7 +161,7 @@ async def measure(service: ServiceProcess, watchers: int, rate: float, seconds: 
         print(f"latency {share:.0%}: {1000 * ordered[int(share * (len(ordered) - 1))]:.0f} ms")
     print(f"samples/s alone {alone:.1f}, beside the load {beside:.1f}: ratio {beside / alone:.3f}")
     for loaded, title in ((False, "alone"), (True, "beside the load")):
-        shares = ", ".join(f"{what} {each / seconds:.2f}" for what, each in taken[loaded].most_common())
+        shares = ", ".join(f"{what} {each / lasted[loaded]:.2f}" for what, each in taken[loaded].most_common())
         print(f"processors taken {title}: {shares}")
     print(f"by turns: alone {[round(rate, 1) for rate in rates[False]]}, beside {[round(r, 1) for r in rates[True]]}")
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from serve import selections
+from serve import catalogue, events, results, selections
 from serve.deployment import HeardDisconnects
 
 STEPPED_BACK = """
@@ -36,7 +36,10 @@ def called(dependant: Dependant) -> Iterator[object]:
         yield from called(each)
 
 
-@pytest.mark.parametrize("route", selections.router.routes, ids=lambda route: f"{route.name}")
+ROUTES = [route for room in (catalogue, events, results, selections) for route in room.router.routes]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.name}")
 def test_no_request_waits_for_a_thread(route: APIRoute) -> None:
     for call in called(route.dependant):
         assert iscoroutinefunction(call) or iscoroutinefunction(type(call).__call__), call
