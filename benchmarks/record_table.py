@@ -11,6 +11,7 @@ all chunks that are there, in the pool's order, with the target's own features b
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from clusterucb.features.proxy import proxy_model, proxy_tokens
 from clusterucb.gradients.targets import TargetBank, combine
 from clusterucb.run.batching import micro_batches
 from clusterucb.run.feature_parts import PreparedPart, prepared_parts
+from clusterucb.run.feature_stage import feature_task
 from clusterucb.run.preparation import prepare
 from clusterucb.run.prepared import open_prepared, target_subtasks
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.run.target_columns import target_columns
 from clusterucb.run.target_stage import target_batches
-from clusterucb.run.tasks import FeatureTask, ScoreTask, TargetTask
+from clusterucb.run.tasks import ScoreTask, TargetTask
 from clusterucb.run.tokenisation import token_store
 from clusterucb.run.worker import Worker
 from clusterucb.settings import load_config
@@ -66,11 +68,12 @@ class Recorder:
                 write(file, self._scored(np.sort(rows[start : start + CHUNK])))
                 print(f"{file.name}: rows {start} to {min(start + CHUNK, len(rows))} of {len(rows)}", flush=True)
 
-    def features(self, part: PreparedPart, tokens: TokenStore, samples: IntArray) -> tuple[IntArray, npt.NDArray[Any]]:
+    def features(self, part: PreparedPart, samples: IntArray) -> tuple[IntArray, npt.NDArray[Any]]:
         """Return the samples that have features, ascending, and these."""
-        budget = PROXY_TOKENS if part.backward else self.config.gradients.batch_tokens
+        budget, tokens = PROXY_TOKENS if part.backward else self.config.gradients.batch_tokens, part.tokens
+        task = feature_task(self.config, part)
         found = [
-            self.worker.work(FeatureTask(tokens.batch(batch), part.name), lambda: self.bank)
+            self.worker.work(task(batch), lambda: self.bank)
             for batch in micro_batches(samples[tokens.usable_N[samples]], tokens.lengths_N, budget)
         ]
         answers = [answer for answer in found if isinstance(answer, Hidden)]
@@ -80,9 +83,8 @@ class Recorder:
 
     def target_features(self, part: PreparedPart) -> npt.NDArray[np.float32]:
         """Return the mean features of each subtask, in the bank's order."""
-        tokens = self._target_tokens(part)
-        usable = np.flatnonzero(self.target.usable_N & tokens.usable_N)
-        samples_E, features_EF = self.features(part, tokens, usable)
+        part = replace(part, tokens=self._target_tokens(part), side="target")
+        samples_E, features_EF = self.features(part, part.samples(self.target))
         of = target_subtasks(self.target)
         means = [features_EF[np.isin(samples_E, of[name])].astype(np.float32).mean(0) for name in self.bank.subtasks]
         return np.stack(means)
@@ -107,7 +109,7 @@ class Recorder:
         order = np.argsort(joined["sample"])
         joined = {name: values[order] for name, values in joined.items()}
         for part in self.parts:
-            samples_B, features_BF = self.features(part, part.tokens, joined["sample"])
+            samples_B, features_BF = self.features(part, joined["sample"])
             whole_BF = np.zeros((len(order), features_BF.shape[1]), np.float16)
             whole_BF[np.searchsorted(joined["sample"], samples_B)] = features_BF
             joined[part.name] = whole_BF
