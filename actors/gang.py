@@ -30,7 +30,6 @@ from clusterucb.errors import ClusterUCBError
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.dealing import deal, join
 from clusterucb.run.tasks import Answer, Task
-from clusterucb.run.worker import Worker
 from clusterucb.types import WorkerInfo
 
 Value = TypeVar("Value")
@@ -62,6 +61,7 @@ class GangRank:
         torch.set_num_threads(self._threads)
         device = assigned_device()
         from clusterucb.checkpoint.sharded import load_share
+        from clusterucb.run.worker import Worker
 
         join_gang(rank, device)
         self._worker = Worker(self._config, device, load_share)

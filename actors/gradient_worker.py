@@ -1,10 +1,12 @@
 """A worker process: one model on one device, synchronous methods only.
 
 The constructor takes small arguments, so that Ray can start the actor at any time; the model loads with the first
-call. The plain class is what tests use; `GradientActor` is what a cluster runs.
+call. The plain class is what tests use; `GradientActor` is what a cluster runs. Invariant: models, and the libraries
+that bring them, are imported where one is loaded; drivers and coordinators import this module too, and start sooner.
 """
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import ray
 import torch
@@ -13,8 +15,10 @@ from ray.actor import ActorClass
 from clusterucb.config import Features, RunConfig
 from clusterucb.gradients.targets import TargetBank
 from clusterucb.run.tasks import Answer, Task
-from clusterucb.run.worker import Worker
 from clusterucb.types import WorkerInfo
+
+if TYPE_CHECKING:
+    from clusterucb.run.worker import Worker
 
 
 class GradientWorker:
@@ -25,7 +29,9 @@ class GradientWorker:
         self._threads = threads
 
     @cached_property
-    def _worker(self) -> Worker:
+    def _worker(self) -> "Worker":
+        from clusterucb.run.worker import Worker
+
         torch.set_num_threads(self._threads)
         return Worker(self._config, assigned_device())
 

@@ -34,13 +34,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
+import torch
 import yaml
 from ray.cluster_utils import Cluster
-from selection_cases import config_of, result_of, run_here, small_selection, write_rows
+from selection_cases import config_of, go_on, result_of, run_here, small_selection, write_rows
 
+from clusterucb.gradients.targets import TargetBank
+from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
+from clusterucb.run.tasks import Answer, ScoreTask, Task, part_of, samples_of, with_failures
+from clusterucb.run.worker import Worker
+from clusterucb.types import Failure
 
 logging.getLogger("ray").setLevel(logging.ERROR)
 
@@ -383,12 +390,30 @@ def chaos_in(
         chaos.stop()
 
 
+class Spared(Worker):
+    """A worker that is not handed what would end it, and says of it what the harness expects of a coordinator."""
+
+    poison: frozenset[int] = frozenset()
+
+    def work(self, task: Task, bank: Callable[[], TargetBank]) -> Answer:
+        """Answer all of a task but the poison."""
+        samples = samples_of(task).tolist()
+        deadly = [sample for sample in samples if sample in self.poison] if isinstance(task, ScoreTask) else []
+        if not deadly:
+            return super().work(task, bank)
+        others = np.array([row for row, sample in enumerate(samples) if sample not in deadly], np.int64)
+        answer = super().work(part_of(task, others), bank) if len(others) else None
+        return with_failures(answer, task, [Failure(sample, "worker_lost") for sample in deadly])
+
+
 def undisturbed(chaos: Chaos, path: Path) -> tuple[bytes, ...]:
-    """Return the bytes of a run that nothing happens to."""
-    run = Run(chaos, path)
-    disturb(run, [], random.Random(0))
-    chaos.forget()
-    return results_of(run.folder)
+    """Return the bytes of a run in this process, where nothing happens to it, without the poison."""
+    config, folder = config_of(yaml.safe_load(chaos.config.read_text())), RunFolder(path)
+    prepare(config, folder, lambda what, rows: None)
+    worker = Spared(config, torch.device("cpu"))
+    worker.poison = frozenset(int(name.rpartition("/")[2]) for name in chaos.poison)
+    assert go_on(config, folder, worker, [], jobs=sys.maxsize)
+    return results_of(folder)
 
 
 def main() -> None:
