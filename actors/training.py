@@ -25,7 +25,6 @@ from clusterucb.run.disk import write_atomically
 from clusterucb.run.events import Cancelled, Event, EventLog, Failed, Started
 from clusterucb.run.run_folder import RunFolder
 from clusterucb.training.stretch import Stretch
-from clusterucb.training.trainer import Place, train
 
 _ATTEMPTS = 3
 _stores: list[object] = []  # whoever opens a store keeps it
@@ -120,6 +119,8 @@ def fit(plan: TrainingPlan) -> None:
 
 def _train_rank(settings: Mapping[str, object]) -> None:
     """Do one rank's part, in its process."""
+    from clusterucb.training.trainer import Place, train  # Ray Train's controller imports this module too
+
     folder = RunFolder.open(str(settings["folder"]))
     if _mistake(folder).exists():
         return
