@@ -1,8 +1,8 @@
 """A worker process: one model on one device, synchronous methods only.
 
 The constructor takes small arguments, so that Ray can start the actor at any time; the model loads with the first
-call. The plain class is what tests use; `GradientActor` is what a cluster runs. Invariant: models, and the libraries
-that bring them, are imported where one is loaded; drivers and coordinators import this module too, and start sooner.
+call. The plain class is what tests use; `GradientActor` is what a cluster runs. Invariant: the libraries that bring
+models are imported where one is loaded, for coordinators and keepers import this module too.
 """
 
 from functools import cached_property
