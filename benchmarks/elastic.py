@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from chaos import Run, chaos_in, result_of
+from chaos import Run, chaos_in
+from selection_cases import result_of
 
 CHANGES: dict[str, object] = {
     "search": {"allocator": {"kind": "exhaustive"}},

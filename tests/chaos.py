@@ -34,20 +34,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import numpy as np
 import psutil
 import pyarrow.parquet as pq
-import torch
 import yaml
+from chaos_oracle import first_draws, results_of, undisturbed, wished
 from ray.cluster_utils import Cluster
-from selection_cases import config_of, go_on, result_of, run_here, small_selection, write_rows
+from selection_cases import config_of, run_here, small_selection
 
-from clusterucb.gradients.targets import TargetBank
-from clusterucb.run.preparation import prepare
 from clusterucb.run.run_folder import RunFolder
-from clusterucb.run.tasks import Answer, ScoreTask, Task, part_of, samples_of, with_failures
-from clusterucb.run.worker import Worker
-from clusterucb.types import Failure
 
 logging.getLogger("ray").setLevel(logging.ERROR)
 
@@ -77,7 +71,7 @@ class Chaos:
         self.config.write_text(yaml.safe_dump(settings))
         scout = run_here(config_of(settings), folder / "scout")
         self.scouted = results_of(scout)
-        self.poison = _first_draws(scout)[::7][:poison]
+        self.poison = first_draws(scout)[::7][:poison]
         self._environment = os.environ | {
             "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "faults"), str(ROOT)]),
             "CHAOS_NOTES": str(self.notes),
@@ -170,38 +164,6 @@ class Chaos:
         """Begin to count anew."""
         for file in self.notes.iterdir():
             file.unlink()
-
-
-def wished(folder: Path, target: dict[str, str]) -> dict[str, object]:
-    """Return settings that ask for more than the paper: prediction, several targets, a certain recall, a selection
-    within caps, corrected for length and diverse."""
-    birds = write_rows(folder / "birds.jsonl", 6, ["birds", "code"], seed=3)
-    return {
-        "targets": [{"name": "sums"} | target, {"name": "birds", "path": str(birds), "weight": 2.0}],
-        "search": {
-            "budget": 0.6,
-            "allocator": {"kind": "predictive"},
-            "until": {"recall": 0.6, "looks": 6},
-            "rounds": {"first": 16},
-        },
-        "selection": {
-            "share": 0.1,
-            "caps": {"source": {"share": 0.5}, "near_duplicate": {"count": 1}},
-            "normalise": {"kind": "length_quantile", "buckets": 4},
-            "diversity": {"kind": "facility_location"},
-        },
-    }
-
-
-def results_of(folder: RunFolder) -> tuple[bytes, ...]:
-    """Return the bytes that must not depend on what happened: of several targets every selection."""
-    return (*result_of(folder), *(path.read_bytes() for path in sorted(folder.path.glob("selection-*.jsonl"))))
-
-
-def _first_draws(folder: RunFolder) -> list[str]:
-    """Return the samples of the cold start, which every run with these settings draws, whatever their rewards."""
-    scores = pq.read_table(folder.scores_file)
-    return [name for name, draw in zip(*scores.select(["id", "round"]).to_pydict().values(), strict=True) if draw == 0]
 
 
 @dataclass
@@ -390,32 +352,6 @@ def chaos_in(
         chaos.stop()
 
 
-class Spared(Worker):
-    """A worker that is not handed what would end it, and says of it what the harness expects of a coordinator."""
-
-    poison: frozenset[int] = frozenset()
-
-    def work(self, task: Task, bank: Callable[[], TargetBank]) -> Answer:
-        """Answer all of a task but the poison."""
-        samples = samples_of(task).tolist()
-        deadly = [sample for sample in samples if sample in self.poison] if isinstance(task, ScoreTask) else []
-        if not deadly:
-            return super().work(task, bank)
-        others = np.array([row for row, sample in enumerate(samples) if sample not in deadly], np.int64)
-        answer = super().work(part_of(task, others), bank) if len(others) else None
-        return with_failures(answer, task, [Failure(sample, "worker_lost") for sample in deadly])
-
-
-def undisturbed(chaos: Chaos, path: Path) -> tuple[bytes, ...]:
-    """Return the bytes of a run in this process, where nothing happens to it, without the poison."""
-    config, folder = config_of(yaml.safe_load(chaos.config.read_text())), RunFolder(path)
-    prepare(config, folder, lambda what, rows: None)
-    worker = Spared(config, torch.device("cpu"))
-    worker.poison = frozenset(int(name.rpartition("/")[2]) for name in chaos.poison)
-    assert go_on(config, folder, worker, [], jobs=sys.maxsize)
-    return results_of(folder)
-
-
 def main() -> None:
     """Disturb several runs and say what is left of them; exit with 1 where anything is amiss."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -429,7 +365,7 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="chaos-") as place,
         chaos_in(Path(place) / "cluster", poison=3, wishes=asked.wishes) as chaos,
     ):
-        expected = undisturbed(chaos, Path(place) / "undisturbed" / "run")
+        expected = undisturbed(chaos.config, chaos.poison, Path(place) / "undisturbed" / "run")
         began, number = time.monotonic(), 0
         while number < asked.runs or total.total() < asked.faults:
             run = Run(chaos, Path(place) / f"{number}" / "run")

@@ -5,7 +5,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from chaos import Run, chaos_in, disturb, judge, undisturbed
+from chaos import Run, chaos_in, disturb, judge
+from chaos_oracle import undisturbed
 
 pytestmark = pytest.mark.ray
 
@@ -18,7 +19,7 @@ FAULTS = ["worker killed", "coordinator killed", "driver killed", "node killed",
 def test_a_disturbed_run_ends_with_the_same_bytes_and_without_the_poison(tmp_path: Path, wishes, faults):
     quick = {"workers": {"count": 2, "attempts": 1}}
     with chaos_in(tmp_path / "cluster", poison=1, rows=240, changes=quick, wishes=wishes) as chaos:
-        expected = undisturbed(chaos, tmp_path / "undisturbed" / "run")
+        expected = undisturbed(chaos.config, chaos.poison, tmp_path / "undisturbed" / "run")
         run = Run(chaos, tmp_path / "disturbed" / "run")
         run.path.parent.mkdir()
         struck = disturb(run, faults, random.Random(0))
