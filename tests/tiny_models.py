@@ -19,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from clusterucb.checkpoint.one_at_a_time import one_at_a_time
+
 VOCABULARY = 96
 _CHARACTERS = [chr(code) for code in range(32, 125)]  # 93 characters, then three special tokens
 _SPECIAL = ["<unk>", "<s>", "</s>"]
@@ -105,6 +107,7 @@ def saved(model: PreTrainedModel, folder: Path) -> Path:
     return folder
 
 
+@one_at_a_time  # a service in a thread of the tests' process may be loading its own model
 def _built(cls: type, config: object, seed: int):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

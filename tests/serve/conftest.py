@@ -1,4 +1,7 @@
-"""One live service for the tests of the HTTP room, and one finished run in it."""
+"""A live service for each file of tests of the HTTP room, and one finished run in it.
+
+For each file and not for all: no run of it works on, and patches torch as it loads its model, beside other tests.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +17,7 @@ BODY: dict[str, object] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     limits = {
         "body_bytes": 200_000,
@@ -34,7 +37,7 @@ def body() -> dict[str, object]:
     return dict(BODY)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def finished(service: LiveService, body: dict[str, object]) -> str:
     """Id of a run of ann that is finished."""
     with service.http() as http:
