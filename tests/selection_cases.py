@@ -49,7 +49,7 @@ def small_selection(folder: Path, rows: int = 160) -> dict[str, object]:
         "tokens": {"max_length": 128},
         "gradients": {"batch_tokens": 128, "sketch": {"kind": "hash", "dim": 512}},
         "search": {"budget": 0.4, "rounds": {"first": 4}},
-        "workers": {"num_cpus": 0.5, "count": 2},
+        "workers": {"num_cpus": 0.5, "count": 1},
     }
 
 

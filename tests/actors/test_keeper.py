@@ -33,7 +33,7 @@ def local_ray() -> Iterator[None]:
 def configs(tmp_path_factory: pytest.TempPathFactory) -> list[RunConfig]:
     """Two targets on one checkpoint, and a run of another checkpoint; each worker fills half of the cluster."""
     folder = tmp_path_factory.mktemp("material")
-    settings = small_selection(folder, rows=400)
+    settings = small_selection(folder, rows=400) | {"workers": {"num_cpus": 0.5, "count": 2}}
     birds = {"path": str(write_rows(folder / "birds.jsonl", 6, ["birds"], seed=3))}
     return [config_of(settings), config_of(settings | {"target": birds}), config_of(settings | {"seed": 5})]
 

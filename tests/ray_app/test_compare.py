@@ -31,7 +31,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 def out(settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished comparison."""
     folder = tmp_path_factory.mktemp("compared") / "out"
-    config = config_of(settings, "workers.count=1")
+    config = config_of(settings)
     compare_runs(config, Wanted(("ucb_beta", "uniform"), (), (0.4,), 1), RunFolder(folder), LOCAL, "quiet")
     return folder
 

@@ -261,7 +261,7 @@ def test_a_run_stopped_twice_in_the_middle_gives_the_bytes_of_an_undisturbed_one
     head: Head, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     settings = small_selection(tmp_path, rows=800)
-    settings |= {"search": {"budget": 0.5, "rounds": {"first": 4}}, "workers": {"num_cpus": 0.5, "count": 1}}
+    settings |= {"search": {"budget": 0.5, "rounds": {"first": 4}}}
     asked = submission(tmp_path, settings)
     folder = RunFolder(Path(asked.out))
     jobs = Jobs(head.address)

@@ -49,9 +49,10 @@ def ledger(config: ServiceConfig) -> Ledger:
     return Ledger(Path(config.folder).resolve())
 
 
-def asked(seed: int = 0, target: str = "sums") -> SelectionRequest:
-    search = {"budget": 0.5, "rounds": {"first": 4}}
-    body = {"pool": "mixed", "checkpoint": "tiny", "target": target, "seed": seed, "search": search}
+def asked(budget: float = 0.5, target: str = "sums") -> SelectionRequest:
+    """Ask for a run; those that differ in budget or target share the warm worker."""
+    search = {"budget": budget, "rounds": {"first": 4}}
+    body = {"pool": "mixed", "checkpoint": "tiny", "target": target, "search": search}
     return SelectionRequest.model_validate(body)
 
 
@@ -104,7 +105,7 @@ async def test_a_run_whose_service_is_killed_ends_once_with_the_bytes_of_a_run_a
     assert lines == folder.events_file.read_text().splitlines(), "an event was lost or told twice"
     assert result_of(folder) == result_of(run_here(ledger.asked(record.id).config, tmp_path / "alone"))
     with pytest.raises(KeyReused):
-        await backend.submit("ann", asked(seed=7), "key")
+        await backend.submit("ann", asked(budget=0.4), "key")
     twin, _ = await backend.submit("bob", request, "key")  # another name's key, the same work
     await followed(backend, twin.id, over, [])
     found = await backend.get(twin.id)
@@ -116,12 +117,12 @@ async def test_a_run_whose_service_is_killed_ends_once_with_the_bytes_of_a_run_a
 
 @pytest.mark.timeout(600)
 async def test_names_take_turns_and_a_full_line_refuses(backend: RayBackend, ledger: Ledger):
-    ann = [(await backend.submit("ann", asked(seed), None))[0].id for seed in (11, 12, 13, 14)]
+    ann = [(await backend.submit("ann", asked(budget), None))[0].id for budget in (0.41, 0.42, 0.43, 0.44)]
     with pytest.raises(QueueFull, match="3 runs of ann wait"):
-        await backend.submit("ann", asked(15), None)
-    bob = (await backend.submit("bob", asked(11, "birds"), None))[0].id
+        await backend.submit("ann", asked(0.45), None)
+    bob = (await backend.submit("bob", asked(0.41, "birds"), None))[0].id
     with pytest.raises(QueueFull, match="4 runs wait"):
-        await backend.submit("eve", asked(16), None)
+        await backend.submit("eve", asked(0.46), None)
     waiting = await backend.cancel(ann[3])
     assert waiting.status == "cancelled", "one that waits is over at once"
     assert (await backend.get(bob)).queue_position == 0, "bob has had nothing yet"
