@@ -131,7 +131,7 @@ def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, long_settings, lo
         select(config_of(long_settings), folder, LOCAL, LineView(None))
     stopper.join()
     assert read_status(folder.path).state == "cancelled"
-    select(config_of(long_settings), folder, LOCAL, LineView(None))
+    select(config_of(long_settings, "workers.count=2"), folder, LOCAL, LineView(None))
     assert result_of(folder) == long_expected
 
 

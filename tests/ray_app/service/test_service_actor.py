@@ -49,10 +49,10 @@ def ledger(config: ServiceConfig) -> Ledger:
     return Ledger(Path(config.folder).resolve())
 
 
-def asked(budget: float = 0.5, target: str = "sums") -> SelectionRequest:
-    """Ask for a run; those that differ in budget or target share the warm worker."""
+def asked(budget: float = 0.5, target: str = "sums", seed: int = 0) -> SelectionRequest:
+    """Ask for a run; those of one seed share the warm worker."""
     search = {"budget": budget, "rounds": {"first": 4}}
-    body = {"pool": "mixed", "checkpoint": "tiny", "target": target, "search": search}
+    body = {"pool": "mixed", "checkpoint": "tiny", "target": target, "seed": seed, "search": search}
     return SelectionRequest.model_validate(body)
 
 
@@ -117,12 +117,13 @@ async def test_a_run_whose_service_is_killed_ends_once_with_the_bytes_of_a_run_a
 
 @pytest.mark.timeout(600)
 async def test_names_take_turns_and_a_full_line_refuses(backend: RayBackend, ledger: Ledger):
-    ann = [(await backend.submit("ann", asked(budget), None))[0].id for budget in (0.41, 0.42, 0.43, 0.44)]
+    budgets = (0.41, 0.42, 0.43, 0.44)  # a seed of their own: the first has to start a worker, and the line fills
+    ann = [(await backend.submit("ann", asked(budget, seed=11), None))[0].id for budget in budgets]
     with pytest.raises(QueueFull, match="3 runs of ann wait"):
-        await backend.submit("ann", asked(0.45), None)
-    bob = (await backend.submit("bob", asked(0.41, "birds"), None))[0].id
+        await backend.submit("ann", asked(0.45, seed=11), None)
+    bob = (await backend.submit("bob", asked(0.41, "birds", seed=11), None))[0].id
     with pytest.raises(QueueFull, match="4 runs wait"):
-        await backend.submit("eve", asked(0.46), None)
+        await backend.submit("eve", asked(0.46, seed=11), None)
     waiting = await backend.cancel(ann[3])
     assert waiting.status == "cancelled", "one that waits is over at once"
     assert (await backend.get(bob)).queue_position == 0, "bob has had nothing yet"
