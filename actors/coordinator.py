@@ -20,6 +20,7 @@ from actors.pool import WorkerPool, living_nodes
 from actors.remote_worker import OwnProcesses, Source
 from actors.report import Notices, Report
 from actors.resources import WorkerSize, check_room, worker_count, worker_size
+from actors.revival import begin_by_itself
 from clusterucb.config import Store, Workers
 from clusterucb.errors import ClusterUCBError
 from clusterucb.run.checkpoint_key import checkpoint_key
@@ -75,7 +76,7 @@ class Coordinator:
         self._restarted = context.was_current_actor_reconstructed
         self._myself = context.current_actor
         if self._restarted:
-            self._myself.run.remote()  # whoever asked for the run may be gone
+            begin_by_itself(lambda: self._myself.run.remote(), lambda: self._task is not None)
 
     @ray.method
     async def run(self) -> Outcome:

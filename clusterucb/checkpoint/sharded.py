@@ -3,14 +3,13 @@
 Every rank builds the model module by module and keeps 1/n of each weight; rank 0 reads the files through the page
 cache and the others receive their shares, so that nobody holds the whole model. Adapters stay whole on each rank: they
 are small, and their gradients are what is taken. What happens to the shares afterwards is `gathering`'s business.
-This and `training.zero` are the files that import DeepSpeed.
+This, `training.zero` and `checkpoint.deepspeed_rank` are the files that import DeepSpeed.
 """
 
 # DeepSpeed and transformers' integration of it are typed only in part.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false, reportAttributeAccessIssue=false
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ import torch
 from torch import distributed
 from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
+from clusterucb.checkpoint.deepspeed_rank import deepspeed_on
 from clusterucb.checkpoint.gathering import GatheredWeights, Share
 from clusterucb.checkpoint.model import LoadedModel, Modules, Sharding, check_finite, load_model
 from clusterucb.config import Model
@@ -52,13 +52,7 @@ def load_share(config: Model, device: torch.device, seed: int, modules: Modules)
 
 def sharding(device: torch.device) -> Sharding:
     """Return what opens the context in which ranks load shares of a model."""
-    # DeepSpeed looks for its device and for a launcher's environment; a gang's rank sees one device, if any.
-    os.environ["DS_ACCELERATOR"] = device.type
-    os.environ["LOCAL_RANK"] = str(device.index or 0)
-    import deepspeed
-
-    # An all-reduce in shared memory, compiled at first use: nothing here reduces.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed_on(device)
 
     @contextmanager
     def shares(dtype: torch.dtype) -> Generator[None]:

@@ -1,8 +1,8 @@
 """Training with DeepSpeed's ZeRO: ranks share out Adam's state (1), gradients (2) and base weights (3).
 
 DeepSpeed averages over ranks where the loss here is a sum over them, which the scale of a pass makes up for. Every
-`step` ends an accumulation, however many passes it had. This and `checkpoint.sharded` are the files that import
-DeepSpeed.
+`step` ends an accumulation, however many passes it had. This, `checkpoint.sharded` and `checkpoint.deepspeed_rank`
+are the files that import DeepSpeed.
 """
 
 # DeepSpeed is typed only in part.
@@ -10,13 +10,13 @@ DeepSpeed.
 # pyright: reportMissingTypeStubs=false, reportAttributeAccessIssue=false, reportUnknownParameterType=false
 
 import logging
-import os
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
+from clusterucb.checkpoint.deepspeed_rank import deepspeed_on
 from clusterucb.checkpoint.moments import Moments
 from clusterucb.config import Training
 from clusterucb.training.batches import Pass, output_embedding, summed_loss
@@ -31,11 +31,7 @@ class ZeroEngine:
     def __init__(
         self, model: PeftModel, training: Training, moments: Moments | None, ranks: int, device: torch.device
     ) -> None:
-        os.environ["DS_ACCELERATOR"] = device.type
-        os.environ["LOCAL_RANK"] = str(device.index or 0)
-        import deepspeed
-
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at first use, for little
+        deepspeed = deepspeed_on(device)
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         made_trainable(model, training)
         self._head = output_embedding(model)

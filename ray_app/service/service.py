@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.actor import ActorClass
 
+from actors.revival import begin_by_itself
 from clusterucb.config import ServiceConfig
 from clusterucb.errors import ClusterUCBError, RunFolderError
 from clusterucb.run.lease import Lease
@@ -62,9 +63,8 @@ class Service:
         self._submitting = asyncio.Lock()
         self._answering = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        context = ray.get_runtime_context()
-        if context.was_current_actor_reconstructed:
-            context.current_actor.start.remote()  # whoever started the service may be gone
+        myself = ray.get_runtime_context().current_actor
+        begin_by_itself(lambda: myself.start.remote(), lambda: self._opening is not None)
 
     @ray.method
     async def start(self) -> None:
