@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CACHE ?= .cache
 export TOKENIZERS_PARALLELISM := false
+# Modules are compiled when they are first imported, a sixth of them, rather than all at set-up; so they must be kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo loop-demo serve test check chaos loop-chaos bench clean
 
@@ -13,8 +15,8 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[demo,dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".[demo,dev]"
 	touch $@
 
 $(CACHE)/SmolLM2-135M-Instruct/config.json: | setup

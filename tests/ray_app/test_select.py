@@ -1,4 +1,4 @@
-"""Selections through Ray: the bytes depend on no number of workers, no crash and no stop."""
+"""Selections through Ray: the bytes depend on no number of workers, no crash and no stop; see test_chaos too."""
 
 import json
 import os
@@ -87,35 +87,15 @@ def worker_processes(title: str = "GradientWorker") -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_any_number_of_workers_gives_the_same_bytes(local_ray, settings, expected, tmp_path: Path, workers: int):
+def test_more_workers_than_fit_give_the_bytes_of_one_process(local_ray, settings, expected, tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
-    summary = select(config_of(settings, f"workers.count={workers}"), folder, LOCAL, LineView(None))
+    summary = select(config_of(settings, "workers.count=3"), folder, LOCAL, LineView(None))
     assert result_of(folder) == expected
     ready = {event["worker"] for event in events_of(folder) if event["event"] == "worker_ready"}
-    assert 1 <= len(ready) <= workers, "a run starts with the first worker that is ready"
-    assert 1 <= len(summary.workers) <= workers
+    assert 1 <= len(ready) <= 3, "a run starts with the first worker that is ready"
+    assert 1 <= len(summary.workers) <= 3
     assert all(0.05 < worker.peak_host_gib < 4 for worker in summary.workers)
     assert read_status(folder.path).state == "finished"
-
-
-def test_a_worker_killed_in_the_middle_changes_nothing(local_ray, long_settings, long_expected, tmp_path: Path):
-    folder = RunFolder(tmp_path / "run")
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        when(lambda: searching(folder))
-        victim = worker_processes()[0]
-        killed.append(victim.pid)
-        victim.kill()
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    select(config_of(long_settings, "workers.count=2"), folder, LOCAL, LineView(None))
-    killer.join()
-    assert killed
-    assert result_of(folder) == long_expected
-    assert any(event["event"] == "worker_lost" for event in events_of(folder))
 
 
 def test_a_cancelled_run_says_how_to_go_on_and_does(local_ray, long_settings, long_expected, tmp_path: Path):
