@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import signal
+import socket
 import threading
 import time
 import urllib.error
@@ -27,6 +28,7 @@ from ray_app.cluster import LOCAL, connected
 from ray_app.service.names import service_name
 from ray_app.service.ray_backend import start_service
 from serve.deployment import NAME, build
+from serve.manners import replica_listens
 
 _READY_S = 900.0
 _POLL_S = 0.1
@@ -34,7 +36,11 @@ _CLOSE_S = 20.0
 
 
 def run(config: ServiceConfig, address: str, replicas: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called with the URL once requests are taken."""
+    """Serve until SIGINT or SIGTERM; `ready` is called with the URL once requests are taken.
+
+    Raises ResourceError where the address or port cannot be listened on.
+    """
+    _check_port(config.host, config.port)
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -42,7 +48,8 @@ def run(config: ServiceConfig, address: str, replicas: int, ready: Callable[[str
             logging.getLogger("ray.serve").setLevel(logging.WARNING)
             starting = threading.Thread(target=start_service, args=(config,))
             starting.start()  # beside Serve: both take seconds
-            serve.start(http_options=HTTPOptions(host=config.host, port=config.port, location=ProxyLocation.HeadOnly))
+            port = _other_port(config.host) if replica_listens(config) else config.port
+            serve.start(http_options=HTTPOptions(host=config.host, port=port, location=ProxyLocation.HeadOnly))
             try:
                 starting.join()
                 serve.run(build(config, replicas), name=NAME, route_prefix="/")
@@ -58,6 +65,35 @@ def run(config: ServiceConfig, address: str, replicas: int, ready: Callable[[str
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Say now what Serve would say after its retries."""
+    try:
+        with _bound(host, port):
+            pass
+    except OSError as error:
+        raise ResourceError(
+            f"{host}:{port} cannot be listened on ({error.strerror}): give another --port, or end what listens there"
+        ) from None
+
+
+def _other_port(host: str) -> int:
+    """Return a port for the proxy that Serve starts even where the replica listens itself."""
+    with _bound(host, 0) as probe:
+        return probe.getsockname()[1]
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    probe = socket.socket(family, kind)
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Serve's own: an ended one's port is free at once
+    try:
+        probe.bind(address)
+    except OSError:
+        probe.close()
+        raise
+    return probe
 
 
 def _wait(url: str, stop: threading.Event) -> None:

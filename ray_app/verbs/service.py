@@ -34,7 +34,7 @@ def serve(
 ) -> None:
     """Serve selections over HTTP until Ctrl-C; runs that are cut off go on at the next start."""
     from clusterucb.settings import load_service_config
-    from ray_app.cluster import choose_address
+    from ray_app.cluster import LOCAL, choose_address
 
     if demo == (config is not None):
         raise ConfigError("serve needs one of SERVICE, the service's YAML file, and --demo")
@@ -45,8 +45,7 @@ def serve(
     loaded = load_service_config(config or _DEMO, [*(set_ or ()), *asked])
     where = choose_address(address)  # before Ray is imported
     # The HTTP room imports this one, so that its modules are named, not imported, here.
-    for name, value in importlib.import_module("serve.manners").SETTINGS.items():
-        os.environ.setdefault(name, value)
+    importlib.import_module("serve.manners").settle(loaded, where == LOCAL, replicas)
     from ray_app.quiet import quieten_libraries
     from ray_app.service.tokens import TokenFile, tokens_path
 
