@@ -68,6 +68,7 @@ class Spared(Worker):
 
 def undisturbed(settings: Path, poison: Sequence[str], path: Path) -> tuple[bytes, ...]:
     """Return the bytes of a run in this process, where nothing happens to it, without the poison."""
+    torch.set_num_threads(1)  # as gradient workers do
     config, folder = config_of(yaml.safe_load(settings.read_text())), RunFolder(path)
     prepare(config, folder, lambda what, rows: None)
     worker = Spared(config, torch.device("cpu"))

@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import torch
 from tiny_models import saved, tiny_llama
 
 from clusterucb.config import RunConfig
@@ -59,7 +60,8 @@ def config_of(settings: dict[str, object], *overrides: str) -> RunConfig:
 
 
 def run_here(config: RunConfig, path: Path) -> RunFolder:
-    """Run a selection in this process."""
+    """Run a selection in this process, on one thread as gradient workers do: more add up in another order."""
+    torch.set_num_threads(1)
     folder = RunFolder(path)
     prepare(config, folder, lambda what, rows: None)
     run_in_process(config, folder, lambda event: None)
