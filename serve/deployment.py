@@ -3,12 +3,11 @@
     serve run serve.deployment:app config=service.yaml      # beside a cluster that runs
     serve deploy cluster_configs/serve.yaml                 # the same, declared
 
-Invariants: only this file and `laptop.py` import `ray.serve`; a replica can be killed, added or replaced at any time,
-since what it shows is in the service's folder. Annotations here must not be postponed: Serve reads `Arguments` there.
+Invariants: only this file, `laptop.py` and `sockets.py` import `ray.serve`; a replica can be killed, added or replaced
+at any time, since what it shows is in the service's folder. Annotations here must not be postponed: Serve reads
+`Arguments` there.
 """
 
-import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import ray
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.exceptions import TaskCancelledError
-from ray.serve._private import replica
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clusterucb.config import ServiceConfig
@@ -26,9 +24,9 @@ from ray_app.service.ray_backend import RayBackend, start_service
 from ray_app.service.tokens import TokenFile, tokens_path
 from serve.app import create_app
 from serve.manners import step_back
+from serve.sockets import settle_sockets
 
 NAME = "clusterucb"
-_log = logging.getLogger(__name__)
 _MOST_ONGOING = 640
 """Requests at a replica; every watcher is one for as long as it watches."""
 
@@ -62,22 +60,6 @@ class HeardDisconnects:
         await self._app(scope, heard, send)
 
 
-def _keep_to_loopback() -> None:
-    """Have Serve's port between processes listen where all else of a local Ray does; it binds every interface.
-
-    Called before a replica opens that port. It asks for Ray's token, and has no setting of its own.
-    """
-    if not hasattr(replica, "add_port_to_grpc_server"):
-        _log.warning("this Ray Serve opens its port between processes in another way: it may be on every interface")
-        return
-    listen: Callable[[Any, str], int] = replica.add_port_to_grpc_server  # pyright: ignore[reportPrivateImportUsage]
-
-    def listen_here(server: Any, address: str) -> int:
-        return listen(server, address.replace("[::]", LOOPBACK[0]))
-
-    replica.add_port_to_grpc_server = listen_here  # pyright: ignore[reportPrivateImportUsage]
-
-
 @serve.deployment(
     name="Api",
     max_ongoing_requests=_MOST_ONGOING,
@@ -92,8 +74,7 @@ class Api:
 
     def __init__(self, config: ServiceConfig) -> None:
         step_back()
-        if ray.util.get_node_ip_address() in LOOPBACK:
-            _keep_to_loopback()
+        settle_sockets(ray.util.get_node_ip_address() in LOOPBACK)
         self._config = config
         start_service(config)
         self._backend = RayBackend(config)

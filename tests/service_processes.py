@@ -101,13 +101,14 @@ class ServiceProcess:
             start_new_session=True,
         )
         self._temporary = temporary
+        self.said = said = []  # by this process
         ready = threading.Event()
 
         def listen() -> None:
             assert self.process is not None
             assert self.process.stdout is not None
             for line in self.process.stdout:
-                self.said.append(line.rstrip())
+                said.append(line.rstrip())
                 if line.startswith("cucb_"):
                     self.secret = line.strip()
                 if "ready: http" in line:

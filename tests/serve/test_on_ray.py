@@ -1,5 +1,6 @@
 """The verb on a real Ray: it listens on loopback only, its replica may die, and a taken port is one line."""
 
+import http.client
 import os
 import signal
 import time
@@ -46,6 +47,9 @@ def test_it_listens_on_loopback_only_and_the_replica_has_the_port(service: Servi
 
 def test_a_replica_that_is_killed_is_replaced_on_the_same_port(service: ServiceProcess):
     (old,) = service.pids("replica")
+    watching = http.client.HTTPConnection("127.0.0.1", service.port)  # the port is not free while one was connected
+    watching.request("GET", "/healthz")
+    assert watching.getresponse().read()
     os.kill(old, signal.SIGKILL)
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + 120
@@ -58,6 +62,7 @@ def test_a_replica_that_is_killed_is_replaced_on_the_same_port(service: ServiceP
         assert time.monotonic() < deadline, "it never came back"
         time.sleep(0.2)
     assert service.pids("replica") != [old]
+    watching.close()
 
 
 def test_a_port_that_is_taken_is_one_line(service: ServiceProcess):
