@@ -24,6 +24,7 @@ def main() -> int:
     """Fuzz and say what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--examples", type=int, default=60, help="random requests for each operation and caller")
+    parser.add_argument("--phases", default="examples,coverage,fuzzing", help="schemathesis' phases, by comma")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--paths", default=".*", help="regular expression of the paths to try")
     asked = parser.parse_args()
@@ -44,7 +45,7 @@ def main() -> int:
 def _fuzz(service: LiveService, document: Path, who: str | None, asked: argparse.Namespace) -> int:
     print(f"{'with' if who else 'without'} a token", flush=True)
     command = [Path(sys.executable).parent / "schemathesis", "run", document, "--url", service.url]
-    command += ["--checks", "all", "--exclude-checks", ",".join(_SKIPPED), "--phases", "examples,coverage,fuzzing"]
+    command += ["--checks", "all", "--exclude-checks", ",".join(_SKIPPED), "--phases", asked.phases]
     command += ["--mode", "all", "--max-examples", str(asked.examples), "--seed", str(asked.seed)]
     command += ["--include-path-regex", asked.paths, "--continue-on-failure"]
     if who:

@@ -1,4 +1,4 @@
-"""The verb on a real Ray: it listens on loopback only, its replica may die, and a taken port is one line."""
+"""The verb on a real Ray: loopback only, the page follows a run, the replica may die, a taken port is one line."""
 
 import http.client
 import os
@@ -6,9 +6,11 @@ import signal
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
+from browsing import looking
 from service_processes import ServiceProcess, write_service
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -43,6 +45,35 @@ def test_it_listens_on_loopback_only_and_the_replica_has_the_port(service: Servi
     assert {address for address, _, _ in found} == {"127.0.0.1"}
     (holder,) = [title for _, port, title in found if port == service.port]
     assert "ServeReplica" in holder, "a proxy in front of one replica would cost as much as the replica"
+
+
+@pytest.mark.timeout(600)
+def test_the_page_follows_a_run_from_the_form_to_the_file(service: ServiceProcess, browser, tmp_path: Path):
+    with looking(browser) as look:
+        page = look.page
+        page.set_default_timeout(240_000)  # a coordinator and a worker have to start
+        page.goto(service.url)
+        page.get_by_label("Token").fill(service.secret)
+        page.get_by_role("button", name="Continue").click()
+        page.get_by_role("heading", name="No runs yet").wait_for()
+        page.get_by_role("link", name="Start a selection").click()
+        page.get_by_label("Name (optional)").fill("on Ray")
+        page.get_by_role("button", name="Start the selection").click()
+        page.get_by_role("heading", level=1, name="on Ray").wait_for()
+        page.locator(".run .badge.state-running").wait_for()
+        look.check("ray-running")
+        page.locator(".run .badge.state-finished").wait_for()
+        page.get_by_role("heading", name="What it found").wait_for()
+        page.locator("svg.plot").first.wait_for()
+        look.check("ray-finished")
+        page.get_by_role("searchbox", name="Search").fill("sums/")
+        page.locator(".pane").first.wait_for()
+        with page.expect_download() as caught:
+            page.get_by_role("button", name="Selection (JSONL)").click()
+        caught.value.save_as(tmp_path / "selection.jsonl")
+        assert all(url.startswith((service.url, "data:", "blob:")) for url in look.asked)
+    (run,) = (Path(service.config.folder) / "runs").iterdir()
+    assert (tmp_path / "selection.jsonl").read_bytes() == (run / "selection.jsonl").read_bytes()
 
 
 def test_a_replica_that_is_killed_is_replaced_on_the_same_port(service: ServiceProcess):
