@@ -38,9 +38,10 @@ _CLOSE_S = 20.0
 def run(config: ServiceConfig, address: str, replicas: int, ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the URL once requests are taken.
 
-    Raises ResourceError where the address or port cannot be listened on.
+    Raises ResourceError where a Ray of this machine could not listen on the address and port.
     """
-    _check_port(config.host, config.port)
+    if address == LOCAL:  # a cluster's head listens elsewhere, or does so already
+        _check_port(config.host, config.port)
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
